@@ -1,0 +1,84 @@
+"""What the engine needs of a backend. ``appliance.engine.llama`` is the real one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from appliance.engine.messages import PromptPart, TokenLogprob
+from appliance.engine.params import SamplingParams
+from appliance.engine.scheduler import StepPlan
+from appliance.engine.sequence import Sequence
+
+
+class KVCacheFull(Exception):
+    """No room for this batch; nothing was computed. Free cells and plan again."""
+
+
+class BadBatch(Exception):
+    """The batch was refused; nothing was computed. Its requests can't go on."""
+
+
+class BackendFatal(Exception):
+    """The KV cache is in an unknown state: the process must end."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """``n_ctx`` cells, ``n_seq_max`` slots.
+
+    ``exact_batch``: with steps of at most so many tokens, the same request computed in the same steps gives the
+    same logits, wherever its cells lie; None if the backend can't promise it. ``exact_reuse``: then its logits don't
+    depend either on what else is in its steps, or on how a reused prefix was cut into steps.
+    """
+
+    n_ctx: int
+    n_ctx_train: int
+    n_vocab: int
+    n_seq_max: int
+    can_share_prefix: bool
+    exact_batch: int | None
+    exact_reuse: bool
+    build: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The token that was chosen; ``error`` says why there is none."""
+
+    token: int
+    logprob: TokenLogprob | None = None
+    error: str | None = None
+
+
+class Backend(Protocol):
+    @property
+    def info(self) -> BackendInfo: ...
+
+    def tokenize(self, parts: tuple[PromptPart, ...]) -> list[int]:
+        """The prompt's tokens, the vocabulary's beginning-of-sequence token included where it wants one."""
+
+    def piece(self, token: int) -> bytes:
+        """The token's text; empty for control tokens."""
+
+    def is_eog(self, token: int) -> bool:
+        """Whether the token ends a generation."""
+
+    def open_sampler(self, sequence: Sequence, params: SamplingParams) -> None:
+        """Prepares sampling for a sequence.
+
+        Raises:
+            InvalidRequest: a parameter that the model's vocabulary can't honour.
+        """
+
+    def close_sampler(self, sequence: Sequence) -> None: ...
+
+    def run(self, plan: StepPlan) -> list[Sampled]:
+        """Computes a step; one result for each chunk that wants logits, in order.
+
+        Raises:
+            KVCacheFull, BadBatch, BackendFatal
+        """
+
+

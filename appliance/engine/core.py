@@ -1,0 +1,201 @@
+"""The engine without its IO: requests in, events out, one step at a time.
+
+Everything here runs on one thread, so there are no locks. Each request that was submitted ends with exactly one
+:class:`Finished` or :class:`Failed`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from appliance.engine.backend import Backend, BadBatch, KVCacheFull, Sampled
+from appliance.engine.messages import Event, Failed, Finished, Piece, SequenceFinished, Submit
+from appliance.engine.scheduler import Scheduler, StepPlan
+from appliance.engine.sequence import Sequence
+from appliance.engine.text import TextStream
+from appliance.errors import ApplianceError, ContextLengthExceeded, EngineFailed, InvalidRequest, QueueFull
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """A submitted request: its sequences that still run, and what is summed up for its end."""
+
+    submit: Submit
+    n_prompt: int
+    open: dict[int, Sequence] = field(default_factory=dict)
+    text: dict[int, TextStream] = field(default_factory=dict)
+    n_cached: int = 0
+    n_completion: int = 0
+
+
+class EngineCore:
+    def __init__(self, backend: Backend, *, n_batch: int, max_running: int, max_waiting: int, prefix_reuse: bool) -> None:
+        info = backend.info
+        self._backend = backend
+        self._max_waiting = max_waiting
+        self._n_ctx_seq = min(info.n_ctx, info.n_ctx_train)
+        self._scheduler = Scheduler(
+            n_ctx=info.n_ctx,
+            n_batch=n_batch,
+            n_seq_max=info.n_seq_max,
+            max_running=max_running,
+            exact_batch=info.exact_batch,
+            exact_reuse=info.exact_reuse,
+            prefix_reuse=prefix_reuse and info.can_share_prefix,
+        )
+        self._requests: dict[str, _Request] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        return self._scheduler.is_idle
+
+    def submit(self, message: Submit) -> list[Event]:
+        """Queues a request; the events of one that is refused."""
+        try:
+            self._requests[message.request_id] = self._admit(message)
+        except ApplianceError as error:
+            return [Failed(message.request_id, error.code or "", error.message)]
+        return []
+
+    def abort(self, request_id: str) -> list[Event]:
+        """Ends a request now. One that has ended already is left alone: its last event crossed the abort."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return []
+        return [self._end(request)]
+
+    def abort_all(self, code: str, message: str) -> list[Event]:
+        """Fails every open request."""
+        return [self._fail(request, code, message) for request in list(self._requests.values())]
+
+    def step(self) -> list[Event]:
+        """Computes one step; the events it led to, in order."""
+        plan = self._scheduler.schedule()
+        try:
+            sampled = self._backend.run(plan)
+        except KVCacheFull as error:
+            return self._recover_room(plan, str(error))
+        except BadBatch as error:
+            return self._fail_plan(plan, f"the backend refused a batch: {error}")
+        self._scheduler.apply(plan, [result.token for result in sampled])
+        events: list[Event] = []
+        results = iter(sampled)
+        for chunk in plan.chunks:
+            if chunk.wants_logits:
+                events += self._advance(chunk.sequence, next(results))
+        if self._scheduler.is_idle and log.isEnabledFor(logging.DEBUG):
+            self._scheduler.check_integrity()
+        return events
+
+    def _admit(self, message: Submit) -> _Request:
+        if len({s.request_id for s in self._scheduler.sequences() if s.n_completion == 0}) > self._max_waiting:
+            raise QueueFull(f"{self._max_waiting} requests are waiting for this model; try again later")
+        tokens = list(message.tokens) if message.tokens else self._backend.tokenize(message.parts)
+        if not tokens:
+            raise InvalidRequest("the prompt is empty", param="prompt")
+        n_vocab = self._backend.info.n_vocab
+        if outside := [token for token in tokens if not 0 <= token < n_vocab]:
+            raise InvalidRequest(f"token {outside[0]} is not in the vocabulary (0 to {n_vocab - 1})", param="prompt")
+        if len(tokens) >= self._n_ctx_seq:
+            raise ContextLengthExceeded(
+                f"the prompt has {len(tokens)} tokens; this model's context holds {self._n_ctx_seq}, and at least "
+                "one must be left for the answer. Shorten the prompt, or raise n_ctx"
+            )
+        request = _Request(message, n_prompt=len(tokens))
+        for index in range(message.n):
+            sequence = Sequence(
+                request_id=message.request_id,
+                index=index,
+                tokens=list(tokens),
+                n_prompt=len(tokens),
+                scope=message.scope,
+                exact=message.params.seed is not None and message.params.temperature > 0,
+                top_logprobs=message.top_logprobs,
+            )
+            request.open[index] = sequence
+        self._open_samplers(request)
+        for sequence in request.open.values():
+            request.text[sequence.index] = TextStream(message.stop)
+            self._scheduler.add(sequence)
+        return request
+
+    def _open_samplers(self, request: _Request) -> None:
+        params = request.submit.params
+        opened: list[Sequence] = []
+        try:
+            for sequence in request.open.values():
+                self._backend.open_sampler(sequence, params)
+                opened.append(sequence)
+        except ApplianceError:
+            for sequence in opened:
+                self._backend.close_sampler(sequence)
+            raise
+
+    def _advance(self, sequence: Sequence, result: Sampled) -> list[Event]:
+        """What one more token of a sequence leads to."""
+        request = self._requests[sequence.request_id]
+        if result.error is not None:
+            return [self._fail(request, EngineFailed.code or "", result.error)]
+        text = request.text[sequence.index]
+        reason = None
+        if self._backend.is_eog(result.token) and not request.submit.ignore_eos:
+            released, logprobs = text.finish()
+            reason = "stop"
+        else:
+            released, logprobs = text.push(self._backend.piece(result.token), result.logprob)
+            if text.is_stopped:
+                reason = "stop"
+            elif self._is_full(sequence, request.submit):
+                rest, rest_logprobs = text.finish()
+                released, logprobs = released + rest, logprobs + rest_logprobs
+                reason = "length"
+        events: list[Event] = []
+        if released or logprobs:
+            events.append(Piece(sequence.request_id, sequence.index, released, logprobs))
+        if reason is not None:
+            events.append(SequenceFinished(sequence.request_id, sequence.index, reason))
+            self._close(request, sequence)
+            if not request.open:
+                events.append(self._end(request))
+        return events
+
+    def _is_full(self, sequence: Sequence, submit: Submit) -> bool:
+        if submit.max_tokens is not None and sequence.n_completion >= submit.max_tokens:
+            return True
+        return len(sequence.tokens) >= self._n_ctx_seq
+
+    def _close(self, request: _Request, sequence: Sequence) -> None:
+        self._scheduler.finish(sequence)
+        self._backend.close_sampler(sequence)
+        del request.open[sequence.index]
+        request.n_completion += sequence.n_completion
+        if sequence.index == 0:  # the others share what the first one computed
+            request.n_cached = sequence.n_cached or 0
+
+    def _end(self, request: _Request) -> Event:
+        self._forget(request)
+        submit = request.submit
+        return Finished(submit.request_id, request.n_prompt, request.n_cached, request.n_completion)
+
+    def _fail(self, request: _Request, code: str, message: str) -> Event:
+        self._forget(request)
+        return Failed(request.submit.request_id, code, message)
+
+    def _forget(self, request: _Request) -> None:
+        for sequence in list(request.open.values()):
+            self._close(request, sequence)
+        del self._requests[request.submit.request_id]
+
+    def _recover_room(self, plan: StepPlan, message: str) -> list[Event]:
+        """The backend had less room than the books say: free what can be freed, and plan again."""
+        log.warning("kv_cache_full n_tokens=%d", plan.n_tokens)
+        if self._scheduler.drop_retained() or self._scheduler.preempt_youngest():
+            return []
+        return self._fail_plan(plan, message)
+
+    def _fail_plan(self, plan: StepPlan, message: str) -> list[Event]:
+        request_ids = {chunk.sequence.request_id for chunk in plan.chunks}
+        return [self._fail(self._requests[rid], EngineFailed.code or "", message) for rid in sorted(request_ids)]

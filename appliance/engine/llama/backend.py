@@ -1,0 +1,106 @@
+"""The backend over llama.cpp."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from appliance.engine.backend import BackendInfo, Sampled
+from appliance.engine.llama import library
+from appliance.engine.llama.context import Context
+from appliance.engine.llama.model import Model
+from appliance.engine.llama.sampler import Sampler, token_logprob
+from appliance.engine.messages import EngineConfig, PromptPart
+from appliance.engine.params import SamplingParams
+from appliance.engine.scheduler import StepPlan
+from appliance.engine.sequence import Sequence
+
+DEFAULT_N_CTX = 8192
+# Slots beyond the running sequences', for prefixes that are kept after their request has ended.
+N_RETAINED = 32
+# llama.cpp's CPU attention takes the tokens of a batch one by one below 64, and in tiles of cells from there
+# on; in tiles, rounding depends on which cells a sequence got (GGML_FA_TILE_Q in ggml-cpu/common.h).
+EXACT_BATCH = 63
+# Types whose CPU kernels round each row alike whatever other rows are computed with it (measured).
+EXACT_TYPES = frozenset({"F32", "Q4_0", "Q4_1", "Q8_0"})
+
+
+class LlamaBackend:
+    """A model with its context and the samplers of its sequences; use with ``with``."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """Loads the model. Raises EngineFailed if that can't be done."""
+        library.start()
+        self._n_threads = config.n_threads
+        self._model = Model(config.model_path, n_gpu_layers=config.n_gpu_layers)
+        n_slots = config.max_running + N_RETAINED
+        self._lone_slot = n_slots
+        try:
+            self._context = Context(
+                self._model,
+                n_ctx=config.n_ctx or min(self._model.n_ctx_train, DEFAULT_N_CTX),
+                n_batch=config.n_batch,
+                n_seq_max=n_slots + 1,
+                n_threads=config.n_threads,
+            )
+        except BaseException:
+            self._model.__exit__(None, None, None)
+            raise
+        self._samplers: dict[Sequence, Sampler] = {}
+        on_cpu = not library.has_gpu() or config.n_gpu_layers == 0
+        self.info = BackendInfo(
+            n_ctx=self._context.n_ctx - 1,  # one cell for the lone slot
+            n_ctx_train=self._model.n_ctx_train,
+            n_vocab=self._model.n_vocab,
+            n_seq_max=n_slots,
+            can_share_prefix=self._model.can_cut_memory,
+            exact_batch=EXACT_BATCH if on_cpu else None,
+            exact_reuse=on_cpu and set(config.tensor_types) <= EXACT_TYPES,
+            build=library.build(),
+            device=library.device(),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for sampler in self._samplers.values():
+            sampler.close()
+        self._context.__exit__(kind, error, trace)
+        self._model.__exit__(kind, error, trace)
+
+    def tokenize(self, parts: tuple[PromptPart, ...]) -> list[int]:
+        return self._model.tokenize(parts)
+
+    def piece(self, token: int) -> bytes:
+        return self._model.token_bytes(token)
+
+    def is_eog(self, token: int) -> bool:
+        return self._model.is_eog(token)
+
+    def open_sampler(self, sequence: Sequence, params: SamplingParams) -> None:
+        self._samplers[sequence] = Sampler(self._model, params, sequence.tokens, seed_offset=sequence.index)
+
+    def close_sampler(self, sequence: Sequence) -> None:
+        self._samplers.pop(sequence).close()
+
+    def run(self, plan: StepPlan) -> list[Sampled]:
+        self._context.apply_memory(plan.memory)
+        if not plan.chunks:
+            return []
+        # With several threads, llama.cpp cuts the cells of a lone token's attention among them.
+        needs_company = plan.exact and self._n_threads > 1
+        outputs = self._context.decode(plan.chunks, lone_slot=self._lone_slot if needs_company else None)
+        wanting = [chunk.sequence for chunk in plan.chunks if chunk.wants_logits]
+        return [self._sample(sequence, output) for sequence, output in zip(wanting, outputs, strict=True)]
+
+    def _sample(self, sequence: Sequence, output: int) -> Sampled:
+        logits = self._context.logits(output)
+        if not np.isfinite(logits.max()):  # damaged weights decode without an error
+            return Sampled(0, error="the model computed no numbers: its file is damaged; run `appliance models verify`")
+        token = self._samplers[sequence].sample(self._context, output, logits)
+        if sequence.top_logprobs is None:
+            return Sampled(token)
+        return Sampled(token, token_logprob(self._model, logits, token, sequence.top_logprobs))

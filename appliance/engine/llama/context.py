@@ -1,0 +1,133 @@
+"""The context: the KV cache and the computation on it."""
+
+from __future__ import annotations
+
+import ctypes
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from appliance.engine.backend import BackendFatal, BadBatch, KVCacheFull
+from appliance.engine.llama.library import lib
+from appliance.engine.llama.model import Model
+from appliance.engine.scheduler import Chunk, Copy, Release
+from appliance.errors import EngineFailed
+
+Logits = np.ndarray[Any, np.dtype[np.float32]]
+
+
+class Batch:
+    """A ``llama_batch`` over arrays of ours, filled by whole runs instead of token by token."""
+
+    def __init__(self, n_max: int) -> None:
+        self._tokens = np.zeros(n_max, np.int32)
+        self._pos = np.zeros(n_max, np.int32)
+        self._n_seq_id = np.ones(n_max, np.int32)
+        self._seq_id = np.zeros(n_max, np.int32)
+        first = self._seq_id.ctypes.data
+        self._seq_id_pointers = (first + np.arange(n_max) * self._seq_id.itemsize).astype(np.uintp)
+        self._wants_logits = np.zeros(n_max, np.int8)
+        self.struct = lib.llama_batch()
+        for name, array, kind in (
+            ("token", self._tokens, lib.llama_token),
+            ("pos", self._pos, lib.llama_pos),
+            ("n_seq_id", self._n_seq_id, ctypes.c_int32),
+            ("seq_id", self._seq_id_pointers, ctypes.POINTER(lib.llama_seq_id)),
+            ("logits", self._wants_logits, ctypes.c_int8),
+        ):
+            setattr(self.struct, name, array.ctypes.data_as(ctypes.POINTER(kind)))
+
+    def clear(self) -> None:
+        self.struct.n_tokens = 0
+
+    def add(self, slot: int, start: int, tokens: list[int], *, wants_logits: bool) -> int:
+        """Adds a run of a sequence's tokens; returns the batch index of its last one."""
+        first = self.struct.n_tokens
+        end = first + len(tokens)
+        self._tokens[first:end] = tokens
+        self._pos[first:end] = np.arange(start, start + len(tokens))
+        self._seq_id[first:end] = slot
+        self._wants_logits[first:end] = 0
+        self._wants_logits[end - 1] = wants_logits
+        self.struct.n_tokens = end
+        return end - 1
+
+
+class Context:
+    """Owns a ``llama_context`` with one KV cache for all sequences; use with ``with``."""
+
+    def __init__(self, model: Model, *, n_ctx: int, n_batch: int, n_seq_max: int, n_threads: int) -> None:
+        """Raises EngineFailed if there is no memory for it; llama.cpp's log says how much was wanted."""
+        params = lib.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = n_batch
+        params.n_ubatch = n_batch
+        params.n_seq_max = n_seq_max
+        params.n_threads = n_threads
+        params.n_threads_batch = n_threads
+        params.kv_unified = True  # sequences share cells; without it a partial seq_cp aborts the process
+        self._n_vocab = model.n_vocab
+        self.handle: Any = lib.llama_init_from_model(model.handle, params)
+        if not self.handle:
+            raise EngineFailed(f"llama.cpp can't make a context of {n_ctx} tokens: see its messages above; lower n_ctx")
+        self.n_ctx: int = lib.llama_n_ctx(self.handle)
+        self._memory: Any = lib.llama_get_memory(self.handle)
+        self._batch = Batch(n_batch + 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        lib.llama_free(self.handle)
+
+    def apply_memory(self, operations: tuple[Copy | Release, ...]) -> None:
+        """Copies and frees sequences, in this order."""
+        for operation in operations:
+            match operation:
+                case Copy(source, target, n_tokens):
+                    lib.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens)
+                case Release(slot):
+                    self.release(slot)
+
+    def release(self, slot: int) -> None:
+        if not lib.llama_memory_seq_rm(self._memory, slot, -1, -1):
+            raise BackendFatal(f"llama_memory_seq_rm refused to free sequence {slot}")
+
+    def decode(self, chunks: tuple[Chunk, ...], *, lone_slot: int | None) -> list[int]:
+        """Computes the chunks; returns the output index of each that wants logits.
+
+        ``lone_slot``: a slot to compute a second, meaningless token in if there would be only one.
+        """
+        batch = self._batch
+        batch.clear()
+        outputs = []
+        for chunk in chunks:
+            tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.n_tokens]
+            last = batch.add(chunk.slot, chunk.start, tokens, wants_logits=chunk.wants_logits)
+            if chunk.wants_logits:
+                outputs.append(last)
+        if batch.struct.n_tokens == 1 and lone_slot is not None:
+            batch.add(lone_slot, 0, chunks[0].sequence.tokens[:1], wants_logits=False)
+        try:
+            self._decode()
+        finally:
+            if lone_slot is not None:
+                self.release(lone_slot)
+        return outputs
+
+    def _decode(self) -> None:
+        match lib.llama_decode(self.handle, self._batch.struct):
+            case 0:
+                return
+            case 1:
+                raise KVCacheFull(f"no room in the KV cache for {self._batch.struct.n_tokens} tokens")
+            case -1:
+                raise BadBatch(f"llama_decode refused a batch of {self._batch.struct.n_tokens} tokens")
+            case code:
+                raise BackendFatal(f"llama_decode returned {code}")
+
+    def logits(self, output: int) -> Logits:
+        """The raw logits at a batch index, shape (n_vocab,); valid until the next decode."""
+        pointer = lib.llama_get_logits_ith(self.handle, output)
+        return np.ctypeslib.as_array(pointer, (self._n_vocab,))

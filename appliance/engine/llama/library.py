@@ -1,0 +1,89 @@
+"""Loads llama.cpp's shared libraries and gives access to its C API as ``lib``.
+
+``llama_cpp``'s package module also imports its high-level classes and what those need (0.4 s); only the
+ctypes binding in ``llama_cpp.llama_cpp`` is wanted here, so the package is entered without running its module.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import logging
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("appliance.llama")
+
+# ggml_log_level in ggml.h.
+_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+_CONTINUED = 5
+
+
+def _load() -> tuple[Any, Any]:
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.submodule_search_locations is None:
+        raise ImportError("llama-cpp-python is not installed; `make venv` builds and installs it")
+    if "llama_cpp" not in sys.modules:
+        package = types.ModuleType("llama_cpp")
+        package.__path__ = list(spec.submodule_search_locations)
+        sys.modules["llama_cpp"] = package
+    # libggml first: libllama then shares it by its soname. The wheel holds that library under two names, and in
+    # the other order the linker would load both, each with its own registry of devices.
+    from llama_cpp import _ggml  # isort: skip
+    import llama_cpp.llama_cpp as binding  # isort: skip
+
+    return binding, _ggml.libggml
+
+
+lib, ggml = _load()
+
+_folder = Path(lib.__file__).parent
+
+
+@lib.llama_log_callback  # type: ignore[untyped-decorator]
+def _forward_log(level: int, text: bytes, user_data: object) -> None:
+    if level == _CONTINUED:
+        return
+    message = text.decode("utf-8", "replace").strip()
+    if message:
+        log.log(_LEVELS.get(level, logging.DEBUG), "%s", message)
+
+
+def start() -> None:
+    """Starts the backends. In a portable build each is a library of its own, and the best for this CPU is taken."""
+    lib.llama_log_set(_forward_log, None)
+    variants = _folder.parent.parent / "bin"
+    if any(variants.glob("*ggml-cpu-*")):
+        ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
+        ggml.ggml_backend_load_all_from_path(str(variants).encode())
+    lib.llama_backend_init()
+
+
+def build() -> str:
+    """The engine's build, as it enters ``system_fingerprint`` and cache keys."""
+    return f"llama-cpp-python-{importlib.metadata.version('llama-cpp-python')}"
+
+
+def device() -> str:
+    """Where a model computes, in words: the GPUs' names, or the CPU's."""
+    ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+    ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    names = {}
+    for number in range(ggml.ggml_backend_dev_count()):
+        handle = ggml.ggml_backend_dev_get(number)
+        ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+        ggml.ggml_backend_dev_description.argtypes = [ctypes.c_void_p]
+        ggml.ggml_backend_dev_description.restype = ctypes.c_char_p
+        kind = ggml.ggml_backend_dev_type(handle)
+        names.setdefault(kind, []).append(ggml.ggml_backend_dev_description(handle).decode("utf-8", "replace"))
+    cpu = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
+    found = [name for kind, group in names.items() if kind != cpu for name in group] or names.get(cpu, [])
+    return ", ".join(found) or "no device"
+
+
+def has_gpu() -> bool:
+    return bool(lib.llama_supports_gpu_offload())

@@ -1,0 +1,98 @@
+"""The model: weights and vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+from types import TracebackType
+from typing import Any, Self
+
+from appliance.engine.llama.library import lib
+from appliance.engine.messages import PromptPart
+from appliance.errors import EngineFailed
+
+# Before text that goes on behind other text: SentencePiece vocabularies put a space before each text they are
+# given, and none merges anything across a line's end.
+_ANCHOR = "\n"
+
+
+class Model:
+    """Owns a ``llama_model``; use with ``with``."""
+
+    def __init__(self, path: str, *, n_gpu_layers: int) -> None:
+        """Raises EngineFailed if the file can't be loaded; llama.cpp's log says why."""
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        self.handle: Any = lib.llama_model_load_from_file(path.encode(), params)
+        if not self.handle:
+            raise EngineFailed(f"llama.cpp can't load {path}: see its messages above")
+        self.vocab: Any = lib.llama_model_get_vocab(self.handle)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
+        self.n_ctx_train: int = lib.llama_model_n_ctx_train(self.handle)
+        self._bos: int = lib.llama_vocab_bos(self.vocab)
+        self._adds_bos: bool = lib.llama_vocab_get_add_bos(self.vocab)
+        self._pieces: dict[int, bytes] = {}
+        self._anchor = self._tokenize(_ANCHOR, is_template=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        lib.llama_model_free(self.handle)
+
+    @property
+    def can_cut_memory(self) -> bool:
+        """Whether the KV cache can be cut at any position; recurrent states can't."""
+        return not (lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle))
+
+    def tokenize(self, parts: tuple[PromptPart, ...]) -> list[int]:
+        """The tokens of the parts as one text; control tokens are recognised in template parts only."""
+        tokens: list[int] = []
+        for part in parts:
+            if not part.text:
+                continue
+            goes_on = bool(tokens) and not lib.llama_vocab_is_control(self.vocab, tokens[-1])
+            tokens += self._tokenize_behind(part) if goes_on else self._tokenize(part.text, part.is_template)
+        if self._adds_bos and tokens[:1] != [self._bos]:
+            tokens.insert(0, self._bos)
+        return tokens
+
+    def token_bytes(self, token: int) -> bytes:
+        """The token's text; control tokens have none."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._token_bytes(token, is_special_shown=False)
+        return piece
+
+    def token_name(self, token: int) -> bytes:
+        """As :meth:`token_bytes`, but control tokens are written out."""
+        return self._token_bytes(token, is_special_shown=True)
+
+    def is_eog(self, token: int) -> bool:
+        return bool(lib.llama_vocab_is_eog(self.vocab, token))
+
+    def _tokenize_behind(self, part: PromptPart) -> list[int]:
+        tokens = self._tokenize(_ANCHOR + part.text, part.is_template)
+        n_anchor = len(self._anchor)
+        if tokens[:n_anchor] == self._anchor:
+            return tokens[n_anchor:]
+        # This vocabulary does merge across a line's end. Those that do (byte-level BPE) add no space.
+        return self._tokenize(part.text, part.is_template)
+
+    def _tokenize(self, text: str, is_template: bool) -> list[int]:
+        data = text.encode("utf-8", "replace")
+        # Never more tokens than bytes, but for a space put before and a token that marks an end.
+        room = len(data) + 2
+        tokens = (lib.llama_token * room)()
+        n_tokens = lib.llama_tokenize(self.vocab, data, len(data), tokens, room, False, is_template)
+        if n_tokens < 0:
+            raise EngineFailed(f"llama_tokenize wants room for {-n_tokens} tokens, more than {room}")
+        return list(tokens[:n_tokens])
+
+    def _token_bytes(self, token: int, *, is_special_shown: bool) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n_bytes = lib.llama_token_to_piece(self.vocab, token, buffer, size, 0, is_special_shown)
+            if n_bytes >= 0:
+                return buffer.raw[:n_bytes]
+            size = -n_bytes

@@ -1,0 +1,185 @@
+"""What crosses the socket between the gateway and an engine process, and how it is framed.
+
+Frozen msgspec Structs as msgpack, each frame preceded by its length (4 bytes, big endian). An engine answers
+every :class:`Submit` with exactly one terminal event, :class:`Finished` or :class:`Failed`, in every case; a
+socket that closes is the terminal event of all that were open. Events of one step travel in one message.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from appliance.engine.params import SamplingParams
+
+# A frame holds at most one request's prompt or one step's events; more than this is a broken peer.
+MAX_FRAME_BYTES = 256 * 1024 * 1024
+_LENGTH = struct.Struct(">I")
+
+
+class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
+    """What an engine process needs to know to start.
+
+    ``n_ctx`` 0 means min(n_ctx_train, 8192). ``tensor_types`` are ggml's names of the types of the model's tensors.
+    """
+
+    model_path: str
+    tensor_types: tuple[str, ...]
+    n_ctx: int
+    n_batch: int
+    n_threads: int
+    n_gpu_layers: int
+    max_running: int
+    max_waiting: int
+    prefix_reuse: bool
+
+
+class PromptPart(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of a prompt. Control tokens are recognised in ``is_template`` text and nowhere else."""
+
+    text: str
+    is_template: bool
+
+
+# --- gateway to engine ---
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """Asks for ``n`` continuations of one prompt, given as ``parts`` of text or as ``tokens``.
+
+    ``max_tokens`` None means until the context is full. ``top_logprobs`` None means no log-probabilities.
+    ``scope`` names who may share computed prefixes.
+    """
+
+    request_id: str
+    parts: tuple[PromptPart, ...] = ()
+    tokens: tuple[int, ...] = ()
+    params: SamplingParams = SamplingParams()
+    n: int = 1
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+    ignore_eos: bool = False
+    scope: str = ""
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """Ends a request within one step. Its terminal event still comes."""
+
+    request_id: str
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Ends the process; open requests fail first."""
+
+
+Command = EngineConfig | Submit | Abort | Stop
+
+# --- engine to gateway ---
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token's natural-log probability among the raw logits, with the ``top`` alternatives, best first."""
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+class Piece(msgspec.Struct, frozen=True, tag="piece", array_like=True):
+    """Text that sequence ``index`` (of n) of a request went on by, never cut inside a character."""
+
+    request_id: str
+    index: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class SequenceFinished(msgspec.Struct, frozen=True, tag="sequence_finished", array_like=True):
+    """Sequence ``index`` is complete; ``finish_reason`` is ``stop`` or ``length``."""
+
+    request_id: str
+    index: int
+    finish_reason: str
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished", array_like=True):
+    """Terminal: all sequences of the request are complete, or it was aborted (then none need be)."""
+
+    request_id: str
+    n_prompt: int
+    n_cached: int
+    n_completion: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
+    """Terminal: the request can't be completed. ``code`` is one of ``appliance.errors.ENGINE_ERRORS``."""
+
+    request_id: str
+    code: str
+    message: str
+
+
+Event = Piece | SequenceFinished | Finished | Failed
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The model is loaded. ``device`` says where it computes, in words."""
+
+    n_ctx: int
+    n_ctx_train: int
+    n_vocab: int
+    n_seq_max: int
+    build: str
+    device: str
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    message: str
+
+
+class Events(msgspec.Struct, frozen=True, tag="events"):
+    """What happened in one step, in order."""
+
+    events: tuple[Event, ...]
+
+
+Report = Ready | LoadFailed | Events
+
+T = TypeVar("T")
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Command | Report) -> bytes:
+    """The message as one frame."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader(Generic[T]):
+    """Takes bytes as they come and gives whole messages."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decoder = msgspec.msgpack.Decoder(kind)
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[T]:
+        """The messages completed by ``data``.
+
+        Raises:
+            ValueError: the peer sent what is no frame; the connection can't be used further.
+        """
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(self._buffer)
+            if size > MAX_FRAME_BYTES:
+                raise ValueError(f"frame of {size} bytes; at most {MAX_FRAME_BYTES} are allowed")
+            end = _LENGTH.size + size
+            if len(self._buffer) < end:
+                return
+            body = bytes(memoryview(self._buffer)[_LENGTH.size : end])
+            del self._buffer[:end]
+            yield self._decoder.decode(body)

@@ -1,0 +1,132 @@
+"""The engine process's loop: commands from the socket, steps, events back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from appliance import logs
+from appliance.engine.backend import Backend
+from appliance.engine.core import EngineCore
+from appliance.engine.messages import (
+    Abort,
+    Command,
+    EngineConfig,
+    Event,
+    Events,
+    FrameReader,
+    LoadFailed,
+    Ready,
+    Stop,
+    Submit,
+    encode,
+)
+from appliance.errors import ApplianceError, EngineUnavailable
+
+log = logging.getLogger(__name__)
+
+RECV_BYTES = 1 << 18
+
+
+class GatewayGone(Exception):
+    """The gateway closed the socket: nobody is left to serve."""
+
+
+class CommandSocket:
+    """The engine's end of the socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._reader: FrameReader[Command] = FrameReader(Command)
+
+    def receive(self, *, wait: bool) -> list[Command]:
+        """The commands that have come; with ``wait``, blocks until there is at least one.
+
+        Raises:
+            GatewayGone: the other end is closed.
+        """
+        commands: list[Command] = []
+        while True:
+            may_block = wait and not commands
+            if not may_block and not select.select([self._connection], [], [], 0)[0]:
+                return commands
+            try:
+                data = self._connection.recv(RECV_BYTES)
+            except ConnectionError:
+                data = b""
+            if not data:
+                raise GatewayGone
+            commands += self._reader.feed(data)
+
+    def send(self, message: Ready | LoadFailed | Events) -> None:
+        try:
+            self._connection.sendall(encode(message))
+        except (BrokenPipeError, ConnectionResetError):
+            raise GatewayGone from None
+
+
+def run_engine(connection: socket.socket, load: Callable[[EngineConfig], AbstractContextManager[Backend]]) -> None:
+    """Loads the model that the first command names and serves until the gateway says stop or is gone."""
+    # The gateway stops its engines itself; a Ctrl-C in the terminal reaches both at once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    commands = CommandSocket(connection)
+    try:
+        config, *rest = commands.receive(wait=True)
+        if not isinstance(config, EngineConfig):
+            raise ValueError(f"the first command must be the configuration, not {type(config).__name__}")
+        try:
+            backend_context = load(config)
+        except ApplianceError as error:
+            commands.send(LoadFailed(error.message))
+            return
+        with backend_context as backend:
+            core = EngineCore(
+                backend,
+                n_batch=config.n_batch,
+                max_running=config.max_running,
+                max_waiting=config.max_waiting,
+                prefix_reuse=config.prefix_reuse,
+            )
+            info = backend.info
+            commands.send(
+                Ready(
+                    n_ctx=min(info.n_ctx, info.n_ctx_train),
+                    n_ctx_train=info.n_ctx_train,
+                    n_vocab=info.n_vocab,
+                    n_seq_max=info.n_seq_max,
+                    build=info.build,
+                    device=info.device,
+                )
+            )
+            log.info(logs.event("engine_ready", pid=os.getpid(), n_ctx=info.n_ctx, device=info.device))
+            _serve(core, commands, rest)
+    except GatewayGone:
+        log.info(logs.event("gateway_gone", pid=os.getpid()))
+
+
+def _serve(core: EngineCore, commands: CommandSocket, first: list[Command]) -> None:
+    received = first
+    while True:
+        events: list[Event] = []
+        for command in received:
+            match command:
+                case Submit():
+                    events += core.submit(command)
+                case Abort(request_id):
+                    events += core.abort(request_id)
+                case Stop():
+                    events += core.abort_all(EngineUnavailable.code or "", "the engine is stopping")
+                    commands.send(Events(tuple(events)))
+                    return
+                case EngineConfig():
+                    raise ValueError("an engine is configured once")
+        if not core.is_idle:
+            events += core.step()
+        if events:
+            commands.send(Events(tuple(events)))
+        received = commands.receive(wait=core.is_idle)

@@ -1,0 +1,36 @@
+"""One generation: its tokens and how many of them are computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """``n`` > 1 makes several of these for one request.
+
+    Prefill is arithmetic, not a mode: ``n_computed`` of ``tokens`` (prompt and answer) have their keys and
+    values in the slot, ``n_pending`` are still to be computed, and once none but the newest is pending each
+    step adds one token.
+    """
+
+    request_id: str
+    index: int
+    tokens: list[int]
+    n_prompt: int
+    scope: str = ""
+    # A request with a seed: computed so that the same seed gives the same text (ARCHITECTURE.md, "Seeds").
+    exact: bool = False
+    top_logprobs: int | None = None
+    slot: int | None = None
+    n_computed: int = 0
+    # Tokens of the prompt that were taken from another sequence when this one first got its slot.
+    n_cached: int | None = field(default=None)
+
+    @property
+    def n_pending(self) -> int:
+        return len(self.tokens) - self.n_computed
+
+    @property
+    def n_completion(self) -> int:
+        return len(self.tokens) - self.n_prompt

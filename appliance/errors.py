@@ -1,0 +1,68 @@
+"""Errors that know how they are answered.
+
+Every error that may reach a client or an operator is an :class:`ApplianceError`: it carries the HTTP status,
+OpenAI's error type and code, and the request field it is about. ``appliance.api.errors`` renders it, the
+command line prints its message. A message says what is wrong, with the value, and how to mend it.
+"""
+
+from __future__ import annotations
+
+
+class ApplianceError(Exception):
+    status = 500
+    kind = "server_error"
+    code: str | None = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class ConfigError(ApplianceError):
+    """A setting, or something on the machine, that keeps the appliance from starting."""
+
+    code = "config_error"
+
+
+class InvalidRequest(ApplianceError):
+    status, kind, code = 400, "invalid_request_error", "invalid_value"
+
+
+class ContextLengthExceeded(ApplianceError):
+    status, kind, code = 400, "invalid_request_error", "context_length_exceeded"
+
+
+class ModelNotFound(ApplianceError):
+    status, kind, code = 404, "invalid_request_error", "model_not_found"
+
+
+class QueueFull(ApplianceError):
+    status, kind, code = 429, "rate_limit_error", "queue_full"
+
+
+class EngineUnavailable(ApplianceError):
+    """The model's engine is loading, restarting or stopping; the same request may succeed later."""
+
+    status, kind, code = 503, "server_error", "engine_unavailable"
+
+
+class EngineCrashed(ApplianceError):
+    """The engine process ended while it worked on this request."""
+
+    status, kind, code = 500, "server_error", "engine_crashed"
+
+
+class EngineFailed(ApplianceError):
+    """The engine could not compute this request, and says why."""
+
+    status, kind, code = 500, "server_error", "engine_error"
+
+
+# What an engine process may answer a request with: its messages carry the code, not the class.
+ENGINE_ERRORS: dict[str, type[ApplianceError]] = {
+    cls.code: cls
+    for cls in (InvalidRequest, ContextLengthExceeded, QueueFull, EngineUnavailable, EngineFailed)
+    if cls.code is not None
+}

@@ -1,0 +1,134 @@
+"""Settings: ``APPLIANCE_*`` in the environment, then ``appliance.toml``, then the defaults here.
+
+A bad value, or a name that is no setting, stops the start with its name, its value and what is wanted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from appliance.errors import ConfigError
+
+PREFIX = "APPLIANCE_"
+CONFIG_VARIABLE = "APPLIANCE_CONFIG"
+DEFAULT_CONFIG = "appliance.toml"
+
+
+def _user_dir(variable: str, fallback: str) -> Path:
+    return Path(os.environ.get(variable) or Path.home() / fallback) / "llm-appliance"
+
+
+class Settings(BaseSettings):
+    """What an operator can set. Each field's description is its help text and its line in the README."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="TCP port; 0 takes a free one.")] = 8080
+    state_dir: Annotated[
+        Path, Field(description="Folder for what the running appliance remembers; one appliance each.")
+    ] = Field(default_factory=lambda: _user_dir("XDG_STATE_HOME", ".local/state"))
+    models_dir: Annotated[Path, Field(description="Folder of the published model files.")] = Field(
+        default_factory=lambda: _user_dir("XDG_DATA_HOME", ".local/share") / "models"
+    )
+    models_lock: Annotated[Path, Field(description="The file that pins every model's bytes.")] = Path("models.lock")
+    model: Annotated[
+        str | None, Field(description="Name of the model to serve; unset: the first in models.lock.")
+    ] = None
+    n_ctx: Annotated[
+        int | None,
+        Field(ge=64, le=1 << 24, description="KV cache size in tokens, shared by all requests; unset: automatic."),
+    ] = None
+    n_batch: Annotated[int, Field(ge=8, le=8192, description="Most tokens computed in one step.")] = 512
+    n_threads: Annotated[
+        int | None, Field(ge=1, le=512, description="Compute threads; unset: the cores this process may use.")
+    ] = None
+    n_gpu_layers: Annotated[
+        int, Field(ge=-1, le=10_000, description="Layers to put on a GPU, where there is one; -1: all.")
+    ] = -1
+    max_running: Annotated[
+        int, Field(ge=1, le=128, description="Most sequences computed at the same time.")
+    ] = 32
+    max_waiting: Annotated[
+        int, Field(ge=0, le=100_000, description="Most requests queued for a model; more are refused with 429.")
+    ] = 256
+    prefix_reuse: Annotated[
+        bool, Field(description="Start a prompt from what earlier prompts with the same beginning computed.")
+    ] = True
+    drain_s: Annotated[
+        float, Field(ge=0, le=3600, description="Seconds a stop waits for running requests.")
+    ] = 30.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="Least severe log line printed.")
+    ] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = _config_file()
+        if path is None:
+            return init_settings, env_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings in force; ``overrides`` (from the command line) that are None count as not given.
+
+    Raises:
+        ConfigError: naming the setting, its value and what is wanted.
+    """
+    _refuse_unknown_variables()
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(dict(detail)) for detail in error.errors())) from None
+    except ValueError as error:  # appliance.toml that is no TOML
+        raise ConfigError(f"{_config_file()}: {error}") from None
+
+
+def _config_file() -> Path | None:
+    named = os.environ.get(CONFIG_VARIABLE)
+    path = Path(named or DEFAULT_CONFIG)
+    if path.is_file():
+        return path
+    if named:
+        raise ConfigError(f"{CONFIG_VARIABLE}={named}: there is no such file")
+    return None
+
+
+def _refuse_unknown_variables() -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    for variable in os.environ:
+        if variable.startswith(PREFIX) and variable not in known:
+            close = difflib.get_close_matches(variable, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}"
+            raise ConfigError(f"{variable}={os.environ[variable]}: there is no such setting{hint}")
+
+
+def _explain(detail: dict[str, Any]) -> str:
+    name = str(detail["loc"][0]) if detail["loc"] else "?"
+    variable = PREFIX + name.upper()
+    if detail["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"{name} in {_config_file()}: there is no such setting{hint}"
+    given = variable if variable in os.environ else name
+    wanted = detail["msg"].removeprefix("Input should be ")
+    return f"{given}={detail['input']}: want {wanted}"
