@@ -43,12 +43,16 @@ class Settings(BaseSettings):
         default_factory=lambda: _user_dir("XDG_DATA_HOME", ".local/share") / "models"
     )
     models_lock: Annotated[Path, Field(description="The file that pins every model's bytes.")] = Path("models.lock")
-    model: Annotated[
-        str | None, Field(description="Name of the model to serve; unset: the first in models.lock.")
-    ] = None
+    model: Annotated[str | None, Field(description="Name of the model to serve; unset: the first in models.lock.")] = (
+        None
+    )
     n_ctx: Annotated[
         int | None,
-        Field(ge=64, le=1 << 24, description="KV cache size in tokens, shared by all requests; unset: automatic."),
+        Field(
+            ge=64,
+            le=1 << 24,
+            description="KV cache size in tokens, shared by all requests; unset: automatic.",
+        ),
     ] = None
     n_batch: Annotated[int, Field(ge=8, le=8192, description="Most tokens computed in one step.")] = 512
     n_threads: Annotated[
@@ -57,18 +61,15 @@ class Settings(BaseSettings):
     n_gpu_layers: Annotated[
         int, Field(ge=-1, le=10_000, description="Layers to put on a GPU, where there is one; -1: all.")
     ] = -1
-    max_running: Annotated[
-        int, Field(ge=1, le=128, description="Most sequences computed at the same time.")
-    ] = 32
+    max_running: Annotated[int, Field(ge=1, le=128, description="Most sequences computed at the same time.")] = 32
     max_waiting: Annotated[
-        int, Field(ge=0, le=100_000, description="Most requests queued for a model; more are refused with 429.")
+        int,
+        Field(ge=0, le=100_000, description="Most requests queued for a model; more are refused with 429."),
     ] = 256
     prefix_reuse: Annotated[
         bool, Field(description="Start a prompt from what earlier prompts with the same beginning computed.")
     ] = True
-    drain_s: Annotated[
-        float, Field(ge=0, le=3600, description="Seconds a stop waits for running requests.")
-    ] = 30.0
+    drain_s: Annotated[float, Field(ge=0, le=3600, description="Seconds a stop waits for running requests.")] = 30.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log line printed.")
     ] = "info"

@@ -9,7 +9,7 @@ Two flavours:
 
 Finished wheels stay in a cache folder keyed by source hash, flags, Python platform and (native) processor,
 so that only the first call compiles. ``CMAKE_ARGS`` from the environment is added to the flags, for example
-``CMAKE_ARGS=-DGGML_CUDA=ON``. Standard library only: it runs before anything is installed.
+``CMAKE_ARGS=-DGGML_CUDA=ON``. It needs what ``requirements/build.txt`` pins in the Python that runs it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import importlib.util
 import os
 import platform
 import re
@@ -26,7 +27,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,23 +150,21 @@ def build(flavour: str, flags: list[str], destination: Path) -> Path:
             sys.exit(f"{tool} is missing. Install it with: sudo apt-get install {package}")
     minutes = EXPECTED_MINUTES[flavour]
     say(f"building llama.cpp ({flavour}): about {minutes} minutes on 2 cores, only this first time")
+    if importlib.util.find_spec("scikit_build_core") is None:
+        sys.exit(f"scikit-build-core is missing. Install it with: {sys.executable} -m pip install -r {BUILD_LOCK}")
     with tempfile.TemporaryDirectory(prefix="llama-wheel-") as scratch:
         work = Path(scratch)
-        venv.create(work / "venv", with_pip=True)
-        python = work / "venv" / "bin" / "python"
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*install, "--require-hashes", "-r", BUILD_LOCK], check=True)
         # CMake receives the path through an argument string: a copy keeps odd characters out of it.
         shutil.copy(LLAMA_ONLY, work / "llama_only.cmake")
         cmake_args = [*flags, f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={work / 'llama_only.cmake'}"]
         env = {
             **os.environ,
-            "PATH": f"{work / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # for ninja
             "CMAKE_ARGS": shlex.join(cmake_args),
             "CMAKE_GENERATOR": "Ninja",
             "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
         }
-        wheel = [str(python), "-m", "pip", "wheel", "--verbose", "--disable-pip-version-check"]
+        wheel = [sys.executable, "-m", "pip", "wheel", "--verbose", "--disable-pip-version-check"]
         wheel += ["--no-build-isolation", "--no-deps", "--no-cache-dir", "--require-hashes"]
         wheel += ["-r", str(SOURCE_LOCK), "-w", str(work / "out")]
         destination.mkdir(parents=True, exist_ok=True)

@@ -80,5 +80,3 @@ class Backend(Protocol):
         Raises:
             KVCacheFull, BadBatch, BackendFatal
         """
-
-

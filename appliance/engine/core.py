@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+from appliance import logs
 from appliance.engine.backend import Backend, BadBatch, KVCacheFull, Sampled
-from appliance.engine.messages import Event, Failed, Finished, Piece, SequenceFinished, Submit
+from appliance.engine.messages import Accepted, Event, Failed, Finished, Piece, SequenceFinished, Submit
 from appliance.engine.scheduler import Scheduler, StepPlan
 from appliance.engine.sequence import Sequence
 from appliance.engine.text import TextStream
@@ -32,7 +33,9 @@ class _Request:
 
 
 class EngineCore:
-    def __init__(self, backend: Backend, *, n_batch: int, max_running: int, max_waiting: int, prefix_reuse: bool) -> None:
+    def __init__(
+        self, backend: Backend, *, n_batch: int, max_running: int, max_waiting: int, prefix_reuse: bool
+    ) -> None:
         info = backend.info
         self._backend = backend
         self._max_waiting = max_waiting
@@ -47,18 +50,19 @@ class EngineCore:
             prefix_reuse=prefix_reuse and info.can_share_prefix,
         )
         self._requests: dict[str, _Request] = {}
+        self._n_full_in_a_row = 0
 
     @property
     def is_idle(self) -> bool:
         return self._scheduler.is_idle
 
     def submit(self, message: Submit) -> list[Event]:
-        """Queues a request; the events of one that is refused."""
+        """Queues a request, or refuses it."""
         try:
-            self._requests[message.request_id] = self._admit(message)
+            request = self._requests[message.request_id] = self._admit(message)
         except ApplianceError as error:
             return [Failed(message.request_id, error.code or "", error.message)]
-        return []
+        return [Accepted(message.request_id, request.n_prompt)]
 
     def abort(self, request_id: str) -> list[Event]:
         """Ends a request now. One that has ended already is left alone: its last event crossed the abort."""
@@ -80,6 +84,7 @@ class EngineCore:
             return self._recover_room(plan, str(error))
         except BadBatch as error:
             return self._fail_plan(plan, f"the backend refused a batch: {error}")
+        self._n_full_in_a_row = 0
         self._scheduler.apply(plan, [result.token for result in sampled])
         events: list[Event] = []
         results = iter(sampled)
@@ -191,8 +196,11 @@ class EngineCore:
 
     def _recover_room(self, plan: StepPlan, message: str) -> list[Event]:
         """The backend had less room than the books say: free what can be freed, and plan again."""
-        log.warning("kv_cache_full n_tokens=%d", plan.n_tokens)
-        if self._scheduler.drop_retained() or self._scheduler.preempt_youngest():
+        self._n_full_in_a_row += 1
+        log.warning(logs.event("kv_cache_full", n_tokens=plan.n_tokens, in_a_row=self._n_full_in_a_row))
+        if self._n_full_in_a_row == 1 and self._scheduler.drop_retained():
+            return []
+        if self._n_full_in_a_row <= 2 and self._scheduler.preempt_youngest():
             return []
         return self._fail_plan(plan, message)
 

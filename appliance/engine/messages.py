@@ -89,6 +89,13 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[bytes, float], ...] = ()
 
 
+class Accepted(msgspec.Struct, frozen=True, tag="accepted", array_like=True):
+    """The request is queued; its prompt has ``n_prompt`` tokens."""
+
+    request_id: str
+    n_prompt: int
+
+
 class Piece(msgspec.Struct, frozen=True, tag="piece", array_like=True):
     """Text that sequence ``index`` (of n) of a request went on by, never cut inside a character."""
 
@@ -123,7 +130,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
     message: str
 
 
-Event = Piece | SequenceFinished | Finished | Failed
+Event = Accepted | Piece | SequenceFinished | Finished | Failed
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

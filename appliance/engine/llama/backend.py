@@ -65,7 +65,9 @@ class LlamaBackend:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for sampler in self._samplers.values():
             sampler.close()
         self._context.__exit__(kind, error, trace)

@@ -51,7 +51,7 @@ class Batch:
         self._wants_logits[first:end] = 0
         self._wants_logits[end - 1] = wants_logits
         self.struct.n_tokens = end
-        return end - 1
+        return int(end) - 1
 
 
 class Context:
@@ -78,7 +78,9 @@ class Context:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         lib.llama_free(self.handle)
 
     def apply_memory(self, operations: tuple[Copy | Release, ...]) -> None:

@@ -72,7 +72,7 @@ def device() -> str:
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
     ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    names = {}
+    names: dict[int, list[str]] = {}
     for number in range(ggml.ggml_backend_dev_count()):
         handle = ggml.ggml_backend_dev_get(number)
         ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]

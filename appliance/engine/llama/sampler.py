@@ -135,7 +135,9 @@ def token_logprob(model: Model, logits: Logits, token: int, n_top: int) -> Token
 def _check_bias(params: SamplingParams, n_vocab: int) -> None:
     for token in params.logit_bias:
         if not 0 <= token < n_vocab:
-            raise InvalidRequest(f"logit_bias: token {token} is not in the vocabulary (0 to {n_vocab - 1})", param="logit_bias")
+            raise InvalidRequest(
+                f"logit_bias: token {token} is not in the vocabulary (0 to {n_vocab - 1})", param="logit_bias"
+            )
 
 
 def _chain_seed(seed: int | None, offset: int) -> int:

@@ -1,0 +1,59 @@
+# What a newcomer runs; `make` alone lists it. CI runs the same.
+PYTHON ?= python3
+VENV   ?= .venv
+# Flavour of llama.cpp's build: native (this processor, quick to build) or portable (every processor).
+WHEEL  ?= native
+
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
+INSTALL := $(PIP) install --quiet
+RUNTIME := $(VENV)/.runtime-$(WHEEL)
+DEV     := $(VENV)/.dev-$(WHEEL)
+
+.DEFAULT_GOAL := help
+.PHONY: help run venv test check format lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(RUNTIME) ## Install what is missing, fetch the default model and serve it on 127.0.0.1:8080
+	@$(BIN)/appliance models fetch
+	@exec $(BIN)/appliance serve
+
+venv: $(DEV) ## Install everything, with the tools for development, into .venv
+
+test: $(DEV) ## Run all tests, with the real model
+	@$(BIN)/appliance models fetch
+	$(BIN)/pytest
+
+check: $(DEV) ## Format, lint, types, import contracts, and the tests that need no model
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not model"
+
+format: $(DEV) ## Bring the code into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: ## Resolve the dependencies anew and write requirements/*.txt
+	./scripts/lock.sh $(PYTHON)
+
+clean: ## Remove the virtual environment and the caches in this folder
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(RUNTIME): requirements/build.txt requirements/runtime.txt requirements/llama.txt scripts/llama_only.cmake scripts/llama_wheel.py pyproject.toml
+	@./scripts/preflight.sh $(PYTHON)
+	@echo "installing into $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) --require-hashes -r requirements/build.txt
+	@$(INSTALL) --require-hashes -r requirements/runtime.txt
+	@wheel=$$($(BIN)/python scripts/llama_wheel.py --flavour $(WHEEL)) && \
+	    $(INSTALL) --no-deps --no-index --force-reinstall "$$wheel"
+	@$(INSTALL) --no-deps --no-index --no-build-isolation --editable .
+	@rm -f $(VENV)/.runtime-* && touch $@
+
+$(DEV): $(RUNTIME) requirements/dev.txt
+	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@rm -f $(VENV)/.dev-* && touch $@

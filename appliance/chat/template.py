@@ -1,0 +1,182 @@
+"""Renders a conversation to prompt parts with the model's own chat template.
+
+The template comes with the model file and is untrusted: it runs in Jinja's immutable sandbox, with a time limit
+that is checked in every loop and macro, and with an output limit.
+
+What a client wrote must never become a control token. The conversation is rendered twice: as it is, and with a
+placeholder for each message's text. When no text spells a control token and both renderings hold the same control
+tokens, the first one is the prompt, whole, as the model's makers would tokenize it. Otherwise the second one is cut
+at the placeholders, and the texts stand between the cuts as parts in which no control token is recognised.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from appliance.engine.messages import PromptPart
+from appliance.errors import InvalidRequest
+
+RENDER_LIMIT_S = 1.0
+OUTPUT_LIMIT_CHARS = 16 * 1024 * 1024
+
+_TICK = "appliance_tick"
+
+Message = Mapping[str, Any]
+
+
+class _LimitExceeded(Exception):
+    pass
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset(["*", "**", "%"])
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        # Each could make gigabytes out of a line of template in one step, between two looks at the clock.
+        if operator == "%" and isinstance(left, str):
+            raise _LimitExceeded("it formats text with %")
+        if operator == "*" and not (_is_number(left) and _is_number(right)):
+            raise _LimitExceeded("it repeats text with *")
+        if operator == "**" and not (abs(left) <= 1024 and abs(right) <= 64):
+            raise _LimitExceeded("it raises a number to a large power")
+        return super().call_binop(context, operator, left, right)
+
+
+class ChatTemplate:
+    """A model's chat template, compiled."""
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        bos_token: str,
+        eos_token: str,
+        control_tokens: Sequence[str],
+        now: Callable[[], datetime] = datetime.now,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises ValueError if the template can't be compiled."""
+        self._bos_token = bos_token
+        self._eos_token = eos_token
+        self._control = re.compile("|".join(map(re.escape, sorted(control_tokens, key=len, reverse=True))) or r"(?!)")
+        self._now = now
+        self._clock = clock
+        environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment.filters["tojson"] = _tojson
+        try:
+            tree = environment.parse(source)
+            for loop in tree.find_all(nodes.For):
+                loop.body.insert(0, _tick_node(loop.lineno))
+            for macro in tree.find_all(nodes.Macro):
+                macro.body.insert(0, _tick_node(macro.lineno))
+            code = environment.compile(tree)
+        except jinja2.TemplateSyntaxError as error:
+            raise ValueError(f"the chat template is no valid Jinja: {error}") from None
+        self._template = jinja2.Template.from_code(environment, code, environment.make_globals(None))
+
+    def render(
+        self, messages: Sequence[Message], *, variables: Mapping[str, Any] | None = None
+    ) -> tuple[PromptPart, ...]:
+        """The prompt that asks for the assistant's next message.
+
+        Raises:
+            InvalidRequest: the template refuses the conversation, or passes its limits.
+        """
+        texts = [str(message.get("content") or "") for message in messages]
+        render = partial(self._render, variables or {})
+        nonce = secrets.token_hex(8)
+        markers = [f"\ue000{nonce}.{number}\ue001" for number in range(len(texts))]
+        marked = render([{**message, "content": mark} for message, mark in zip(messages, markers, strict=True)])
+        if not any(self._control.search(text) for text in texts):
+            plain = render([{**message, "content": text} for message, text in zip(messages, texts, strict=True)])
+            if self._control.findall(plain) == self._control.findall(marked):
+                return (PromptPart(plain, True),)
+        return self._cut(marked, nonce, texts)
+
+    def _cut(self, marked: str, nonce: str, texts: list[str]) -> tuple[PromptPart, ...]:
+        parts = []
+        # re.split with a group gives template text and marker numbers in turns.
+        for position, piece in enumerate(re.split(f"\ue000{nonce}\\.(\\d+)\ue001", marked)):
+            is_template = position % 2 == 0
+            if is_template and nonce in piece.lower():
+                raise InvalidRequest(
+                    "a message holds the text of one of the model's control tokens, and the model's chat template "
+                    "alters messages so that it can't be told from the template's own; remove it",
+                    param="messages",
+                )
+            text = piece if is_template else texts[int(piece)]
+            if text:
+                parts.append(PromptPart(text, is_template))
+        return tuple(parts)
+
+    def _render(self, variables: Mapping[str, Any], messages: list[dict[str, Any]]) -> str:
+        deadline = self._clock() + RENDER_LIMIT_S
+
+        def tick() -> None:
+            if self._clock() > deadline:
+                raise _LimitExceeded(f"it takes longer than {RENDER_LIMIT_S:g} s")
+
+        pieces = self._template.generate(
+            {
+                "tools": None,
+                **variables,
+                "messages": messages,
+                "add_generation_prompt": True,
+                "bos_token": self._bos_token,
+                "eos_token": self._eos_token,
+                "raise_exception": _raise_exception,
+                "strftime_now": lambda form: self._now().strftime(form),
+                _TICK: tick,
+            }
+        )
+        output: list[str] = []
+        n_chars = 0
+        try:
+            for piece in pieces:
+                tick()
+                n_chars += len(piece)
+                if n_chars > OUTPUT_LIMIT_CHARS:
+                    raise _LimitExceeded(f"it writes more than {OUTPUT_LIMIT_CHARS} characters")
+                output.append(piece)
+        except _LimitExceeded as error:
+            raise InvalidRequest(f"the model's chat template passes a limit: {error}", param="messages") from None
+        except (
+            jinja2.TemplateError,
+            TypeError,
+            ValueError,
+            KeyError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
+            raise InvalidRequest(
+                f"the model's chat template refuses these messages: {error}", param="messages"
+            ) from None
+        return "".join(output)
+
+
+def _tick_node(lineno: int) -> nodes.Node:
+    return nodes.ExprStmt(nodes.Call(nodes.Name(_TICK, "load"), [], [], None, None)).set_lineno(lineno)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
+    """As in transformers: no HTML escapes, characters as they are."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -1,0 +1,106 @@
+"""``appliance chat``: talk to a running server."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from appliance.cli.client import Client
+
+HELP = "/clear starts anew, /exit or Ctrl-D ends, Ctrl-C stops an answer"
+
+
+def chat(
+    prompt: Annotated[str | None, typer.Argument(help="Ask this and exit. Piped input is added behind it.")] = None,
+    url: Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")] = None,
+    model: Annotated[str | None, typer.Option(help="Model to ask. [default: the server's]")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 is the most likely answer. [default: the server's]")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer again.")] = None,
+) -> None:
+    """Chat with a running server: one question, or a conversation when there is none."""
+    from appliance.cli.client import Client
+
+    fields = {"model": model, "temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    options = {name: value for name, value in fields.items() if value is not None}
+    messages = [{"role": "system", "content": system}] if system else []
+    is_interactive = sys.stdin.isatty()
+    with Client(url) as client:
+        if prompt is None and is_interactive:
+            _converse(client, options, messages)
+            return
+        piped = "" if is_interactive else sys.stdin.read()
+        question = "\n\n".join(text for text in (prompt, piped.strip()) if text)
+        if not question:
+            raise typer.BadParameter("there is nothing to ask: give a prompt, or pipe one in")
+        _ask(client, options, [*messages, {"role": "user", "content": question}])
+
+
+def _converse(client: Client, options: dict[str, Any], start: list[dict[str, str]]) -> None:
+    # Line editing and history for input(), where the platform has it.
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401
+    served = client.get_json("/v1/models")["data"]
+    chosen = next((entry for entry in served if entry["id"] == options.get("model")), served[0])
+    typer.echo(f"{chosen['id']} - {HELP}")
+    if note := chosen.get("note"):
+        typer.echo(note)
+    messages = list(start)
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            typer.echo()
+            return
+        except KeyboardInterrupt:
+            typer.echo()
+            continue
+        if line == "/exit":
+            return
+        if line == "/clear":
+            messages = list(start)
+        elif line.startswith("/"):
+            typer.echo(HELP)
+        elif line:
+            _turn(client, options, messages, line)
+
+
+def _turn(client: Client, options: dict[str, Any], messages: list[dict[str, str]], line: str) -> None:
+    """One question and its answer; what went wrong is said, and the conversation goes on."""
+    from appliance.cli.client import ServerError
+
+    question = {"role": "user", "content": line}
+    try:
+        answer = _ask(client, options, [*messages, question])
+    except ServerError as error:
+        typer.echo(f"error: {error.message}", err=True)
+        return
+    messages += [question, {"role": "assistant", "content": answer}]
+
+
+def _ask(client: Client, options: dict[str, Any], messages: list[dict[str, str]]) -> str:
+    """Prints the answer as it comes and returns it; Ctrl-C ends it early."""
+    answer = []
+    body = {**options, "messages": messages, "stream": True}
+    try:
+        with contextlib.closing(client.stream("/v1/chat/completions", body)) as events:
+            for event in events:
+                for choice in event["choices"]:
+                    text = choice["delta"].get("content") or ""
+                    answer.append(text)
+                    sys.stdout.write(text)
+                    sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.stdout.write(" [stopped]")
+        if not sys.stdin.isatty():
+            raise
+    finally:
+        sys.stdout.write("\n")
+    return "".join(answer)

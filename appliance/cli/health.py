@@ -1,0 +1,20 @@
+"""``appliance health``: is the server up, and can it answer?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def health(
+    url: Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")] = None,
+) -> None:
+    """Ask a running server whether it can answer. Exit status 0: ready; 1: not yet, or not at all."""
+    from appliance.cli.client import Client
+
+    with Client(url) as client:
+        status = client.get_json("/health/ready", accept=(200, 503))
+    reason = f": {status['error']}" if "error" in status else ""
+    typer.echo(f"{status['status']} {status['model']}{reason}")
+    raise typer.Exit(0 if status["status"] == "ready" else 1)

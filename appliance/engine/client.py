@@ -1,0 +1,204 @@
+"""The gateway's end of an engine process: starts it, and gives each request its events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+
+from appliance.engine.messages import (
+    Abort,
+    EngineConfig,
+    Event,
+    Events,
+    Failed,
+    Finished,
+    FrameReader,
+    LoadFailed,
+    Ready,
+    Report,
+    Stop,
+    Submit,
+    encode,
+)
+from appliance.errors import EngineCrashed, EngineFailed
+
+RECV_BYTES = 1 << 18
+
+
+class EngineProcess:
+    """An engine process and our end of its socket. Started without an event loop, so that it loads meanwhile."""
+
+    def __init__(self, config: EngineConfig, *, log_level: str, module: str = "appliance.engine.llama") -> None:
+        """``module`` is run with the number of its socket as argument."""
+        self.socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                env={**os.environ, "APPLIANCE_LOG_LEVEL": log_level},
+            )
+        self.pid = self._process.pid
+        self.socket.sendall(encode(config))
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    async def wait(self) -> int:
+        """The exit status, once the process has ended; negative: the signal that ended it."""
+        return await asyncio.to_thread(self._process.wait)
+
+    def exit_reason(self) -> str:
+        """Why an ended process ended, in words."""
+        code = self._process.wait()
+        if code < 0:
+            hint = "; the machine may be out of memory" if -code == signal.SIGKILL else ""
+            return f"was ended by {signal.Signals(-code).name}{hint}"
+        return f"ended with status {code}"
+
+
+class EventStream:
+    """The events of one request, in order; the last one is :class:`Finished` or :class:`Failed`."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._wakeup: asyncio.Future[None] | None = None
+        self._is_closed = False
+
+    def push(self, event: Event) -> None:
+        self._events.append(event)
+        self._wake()
+
+    def close(self) -> None:
+        """No more events will come."""
+        self._is_closed = True
+        self._wake()
+
+    async def next_events(self) -> list[Event]:
+        """All events that have come since the last call; waits until there is one.
+
+        Raises:
+            EngineCrashed: the process ended before the request did.
+        """
+        while not self._events:
+            if self._is_closed:
+                raise EngineCrashed("the model's engine process ended while it worked on this request; try again")
+            self._wakeup = asyncio.get_running_loop().create_future()
+            await self._wakeup
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+
+class EngineClient:
+    """Talks to one engine process on the running event loop."""
+
+    def __init__(self, process: EngineProcess) -> None:
+        self._process = process
+        self.has_ended = False
+        self._streams: dict[str, EventStream] = {}
+        self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading = asyncio.create_task(self._read())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def exit_reason(self) -> str:
+        """Why the process ended, in words; it must have ended."""
+        return self._process.exit_reason()
+
+    async def ready(self) -> Ready:
+        """Waits until the model is loaded.
+
+        Raises:
+            EngineFailed: it can't be loaded.
+            EngineCrashed: the process ended first.
+        """
+        return await asyncio.shield(self._ready)
+
+    async def ended(self) -> None:
+        """Waits until the engine's socket has closed; all its requests have ended then."""
+        await asyncio.shield(self._reading)
+
+    @contextlib.asynccontextmanager
+    async def submit(self, message: Submit) -> AsyncIterator[EventStream]:
+        """Sends a request and gives its events. Leaving the block before its end aborts it."""
+        stream = EventStream()
+        if self.has_ended:
+            stream.close()
+        else:
+            self._streams[message.request_id] = stream
+            self._send(message)
+        try:
+            yield stream
+        finally:
+            if self._streams.pop(message.request_id, None) is not None:
+                self._send(Abort(message.request_id))
+
+    async def stop(self, grace_s: float) -> None:
+        """Asks the process to end, and ends it if it hasn't within ``grace_s``."""
+        self._send(Stop())
+        try:
+            await asyncio.wait_for(self._process.wait(), grace_s)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+        await self._reading
+
+    def _send(self, command: Submit | Abort | Stop) -> None:
+        if self._writer is not None and not self.has_ended:
+            self._writer.write(encode(command))
+
+    async def _read(self) -> None:
+        reader, self._writer = await asyncio.open_connection(sock=self._process.socket)
+        frames: FrameReader[Report] = FrameReader(Report)
+        try:
+            while data := await reader.read(RECV_BYTES):
+                for report in frames.feed(data):
+                    self._take(report)
+        except (ConnectionError, ValueError):
+            self._process.kill()
+        finally:
+            self._writer.close()
+            await self._process.wait()
+            self.has_ended = True
+            for stream in self._streams.values():
+                stream.close()
+            self._streams.clear()
+            if not self._ready.done():
+                self._fail_to_load(
+                    EngineCrashed(f"the engine process {self._process.exit_reason()} while it loaded the model")
+                )
+
+    def _take(self, report: Report) -> None:
+        match report:
+            case Events(events):
+                for event in events:
+                    stream = self._streams.get(event.request_id)
+                    if stream is None:
+                        continue  # the client has left; the abort is under way
+                    stream.push(event)
+                    if isinstance(event, Finished | Failed):
+                        del self._streams[event.request_id]
+            case Ready():
+                self._ready.set_result(report)
+            case LoadFailed(message):
+                self._fail_to_load(EngineFailed(message))
+
+    def _fail_to_load(self, error: EngineFailed | EngineCrashed) -> None:
+        self._ready.set_exception(error)
+        self._ready.exception()  # nobody may be waiting for it

@@ -1,0 +1,101 @@
+"""Keeps the model's engine process running: waits for it to load, and starts it again when it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+from appliance import logs
+from appliance.engine.client import EngineClient, EngineProcess
+from appliance.engine.messages import Ready
+from appliance.errors import ApplianceError, EngineUnavailable
+
+log = logging.getLogger(__name__)
+
+State = Literal["loading", "ready", "failed", "stopped"]
+
+# An engine that ends soon after its start is started again later and later; one that had served, at once.
+BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+STABLE_AFTER_S = 60.0
+LOAD_WAIT_S = 120.0
+STOP_GRACE_S = 5.0
+
+
+class Supervisor:
+    """One model's engine. ``spawn`` starts a process for it; ``first`` is the one that loads already."""
+
+    def __init__(self, spawn: Callable[[], EngineProcess], first: EngineProcess) -> None:
+        self.state: State = "loading"
+        self.error: ApplianceError | None = None
+        self.info: Ready | None = None
+        self._spawn = spawn
+        self._engine = EngineClient(first)
+        self._changed = asyncio.Event()
+        self._watching = asyncio.create_task(self._watch())
+
+    async def engine(self) -> EngineClient:
+        """The engine, once it is ready.
+
+        Raises:
+            EngineUnavailable: it isn't within two minutes, can't load its model, or is being stopped.
+        """
+        try:
+            async with asyncio.timeout(LOAD_WAIT_S):
+                while self.state == "loading" or (self.state == "ready" and self._engine.has_ended):
+                    await self._changed.wait()
+        except TimeoutError:
+            raise EngineUnavailable("the model is still loading; try again later", retry_after_s=30) from None
+        if self.state == "failed":
+            raise EngineUnavailable(f"the model can't be loaded: {self.error}", retry_after_s=30)
+        if self.state == "stopped":
+            raise EngineUnavailable("the server is stopping", retry_after_s=30)
+        return self._engine
+
+    async def wait_until_loaded(self) -> Ready:
+        """Waits for the first load to end. Raises the error that it failed with."""
+        while self.state == "loading":
+            await self._changed.wait()
+        if self.error is not None:
+            raise self.error
+        if self.info is None:
+            raise EngineUnavailable("the server was stopped before the model was loaded")
+        return self.info
+
+    async def stop(self) -> None:
+        """Ends the engine; requests that are still open fail."""
+        self._set("stopped")
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
+        await self._engine.stop(STOP_GRACE_S)
+
+    def _set(self, state: State) -> None:
+        self.state = state
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        n_short_lives = 0
+        while True:
+            started = loop.time()
+            try:
+                self.info = await self._engine.ready()
+            except ApplianceError as error:
+                self.error = error
+                log.error(logs.event("engine_load_failed", pid=self._engine.pid, reason=error))
+                await self._engine.ended()
+                self._set("failed")
+            else:
+                self.error = None
+                self._set("ready")
+                await self._engine.ended()
+                log.error(logs.event("engine_ended", pid=self._engine.pid, reason=self._engine.exit_reason()))
+                self._set("loading")
+            n_short_lives = 0 if loop.time() - started > STABLE_AFTER_S else n_short_lives + 1
+            delay_s = BACKOFF_S[min(max(n_short_lives - 1, 0), len(BACKOFF_S) - 1)]
+            await asyncio.sleep(delay_s)
+            self._engine = EngineClient(self._spawn())
+            log.warning(logs.event("engine_restarted", pid=self._engine.pid, delay_s=delay_s))
+            self._set("loading")

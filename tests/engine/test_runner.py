@@ -1,0 +1,164 @@
+"""The real loop of an engine process over a real socket, with the fake backend, on a thread of the test."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+
+from appliance.engine.backend import Backend
+from appliance.engine.messages import (
+    Abort,
+    Accepted,
+    Command,
+    EngineConfig,
+    Event,
+    Events,
+    Failed,
+    Finished,
+    FrameReader,
+    LoadFailed,
+    Ready,
+    Report,
+    Stop,
+    encode,
+)
+from appliance.engine.runner import run_engine
+from appliance.errors import EngineFailed
+from tests.factories import submit
+from tests.fake_backend import load_fake
+
+CONFIG = EngineConfig(
+    model_path="",
+    tensor_types=(),
+    n_ctx=0,
+    n_batch=16,
+    n_threads=1,
+    n_gpu_layers=0,
+    max_running=4,
+    max_waiting=10,
+    prefix_reuse=True,
+)
+
+
+class Peer:
+    """The gateway's end of the socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        connection.settimeout(20)
+        self._reader: FrameReader[Report] = FrameReader(Report)
+        self._reports: list[Report] = []
+
+    def send(self, *commands: Command) -> None:
+        self.connection.sendall(b"".join(encode(command) for command in commands))
+
+    def receive(self) -> Report:
+        while not self._reports:
+            data = self.connection.recv(65536)
+            assert data, "the engine closed the socket"
+            self._reports += self._reader.feed(data)
+        return self._reports.pop(0)
+
+    def events_until(self, request_id: str) -> list[Event]:
+        """All events up to the terminal one of a request."""
+        events: list[Event] = []
+        while True:
+            report = self.receive()
+            assert isinstance(report, Events)
+            events += report.events
+            if any(isinstance(e, Finished | Failed) and e.request_id == request_id for e in report.events):
+                return events
+
+
+class Engine:
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.peer = Peer(ours)
+        self.thread = threading.Thread(target=self._run, args=(theirs,))
+        self.thread.start()
+
+    def _run(self, theirs: socket.socket) -> None:
+        with theirs:
+            run_engine(theirs, self.load)
+
+    def load(self, config: EngineConfig) -> AbstractContextManager[Backend]:
+        return load_fake(config)
+
+    def close(self) -> None:
+        self.peer.connection.close()
+        self.join()
+
+    def join(self) -> None:
+        self.thread.join(20)
+        assert not self.thread.is_alive(), "the engine did not end"
+
+
+@pytest.fixture(autouse=True)
+def _no_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only a main thread may set handlers; a process of its own does.
+    monkeypatch.setattr("appliance.engine.runner.signal.signal", lambda *_: None)
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    engine.peer.send(CONFIG)
+    assert isinstance(engine.peer.receive(), Ready)
+    yield engine
+    engine.close()
+
+
+def test_a_request_goes_through(engine: Engine) -> None:
+    engine.peer.send(submit("a", request_id="r", max_tokens=2))
+    events = engine.peer.events_until("r")
+    assert events[0] == Accepted("r", 1)
+    assert events[-1] == Finished("r", 1, 0, 2)
+
+
+def test_events_of_one_step_come_in_one_message(engine: Engine) -> None:
+    engine.peer.send(submit("a", request_id="1", max_tokens=3), submit("b", request_id="2", max_tokens=3))
+    engine.peer.receive()  # both accepted, and the first step
+    report = engine.peer.receive()
+    assert isinstance(report, Events)
+    assert {event.request_id for event in report.events} == {"1", "2"}
+
+
+def test_an_abort_has_its_terminal_event(engine: Engine) -> None:
+    engine.peer.send(submit("1", request_id="r", max_tokens=None, ignore_eos=True), Abort("r"))
+    assert isinstance(engine.peer.events_until("r")[-1], Finished)
+
+
+def test_stop_fails_what_is_open_and_ends_the_engine(engine: Engine) -> None:
+    engine.peer.send(submit("1", request_id="r", max_tokens=200, ignore_eos=True), Stop())
+    assert isinstance(engine.peer.events_until("r")[-1], Failed)
+    engine.join()
+
+
+def test_an_engine_whose_gateway_is_gone_ends_in_the_middle_of_its_work() -> None:
+    engine = Engine()
+    engine.peer.send(CONFIG, submit("1", max_tokens=200, ignore_eos=True))
+    engine.peer.receive()
+    engine.close()
+
+
+def test_an_idle_engine_whose_gateway_is_gone_ends() -> None:
+    engine = Engine()
+    engine.peer.send(CONFIG)
+    engine.peer.receive()
+    engine.close()
+
+
+def test_a_model_that_can_not_be_loaded_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Engine, config: EngineConfig) -> AbstractContextManager[Backend]:
+        raise EngineFailed("no memory")
+
+    monkeypatch.setattr(Engine, "load", refuse)
+    engine = Engine()
+    engine.peer.send(CONFIG)
+    assert engine.peer.receive() == LoadFailed("no memory")
+    engine.join()
+    engine.close()

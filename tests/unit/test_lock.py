@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import ConfigError, ModelNotFound
+from appliance.models.lock import read_lock
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "models.lock").read_text()
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "models.lock"
+    path.write_text(text)
+    return path
+
+
+def test_the_first_model_is_the_default() -> None:
+    lock = read_lock(ROOT / "models.lock")
+    assert lock.entry(None) is lock.models[0]
+    assert lock.entry("smollm2-135m-instruct").license == "Apache-2.0"
+
+
+def test_an_unknown_model_is_answered_with_the_names_there_are() -> None:
+    with pytest.raises(ModelNotFound, match="'gpt-5' does not exist; there are: smollm2-135m-instruct"):
+        read_lock(ROOT / "models.lock").entry("gpt-5")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("schema = 1", "schema = 2", "want 1"),
+        ('kind = "pypi"', 'kind = "ftp"', "ftp"),
+        ('gguf_sha256 = "b179', 'gguf_sha256 = "xyz', "gguf_sha256"),
+        ("gguf_bytes = 98362432", "gguf_bytes = 0", "gguf_bytes"),
+        ('quantization = "Q4_1"', "", "quantization"),
+        ('license = "Apache-2.0"', 'licence = "Apache-2.0"', "licence"),
+        ('name = "smollm2-135m-instruct"', 'name = "../../etc"', "name"),
+        ("[[models]]", "[[models", "models.lock"),
+    ],
+)
+def test_a_bad_lock_names_the_file_and_the_place(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = write(tmp_path, TEXT.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_lock(path)
+    assert str(path) in caught.value.message
+
+
+def test_a_name_stands_once(tmp_path: Path) -> None:
+    entry = TEXT[TEXT.index("[[models]]") :]
+    with pytest.raises(ConfigError, match="stands in it twice"):
+        read_lock(write(tmp_path, TEXT + "\n" + entry))
+
+
+def test_a_missing_lock_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="APPLIANCE_MODELS_LOCK"):
+        read_lock(tmp_path / "models.lock")

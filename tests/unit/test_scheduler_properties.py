@@ -1,0 +1,144 @@
+"""Whatever comes in whatever order: the books stay right and everything ends once."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from appliance.engine.scheduler import Copy, Release
+from appliance.engine.sequence import Sequence
+from tests.factories import scheduler, sequence
+
+N_CTX = 60
+N_BATCH = 12
+EXACT_BATCH = 8
+
+
+class Memory:
+    """A KV cache that only checks: what each slot holds after each operation."""
+
+    def __init__(self) -> None:
+        self.slots: dict[int, list[int]] = {}
+
+    def run(self, memory: tuple[Copy | Release, ...]) -> None:
+        for operation in memory:
+            match operation:
+                case Copy(source, target, n_tokens):
+                    assert not self.slots.get(target), "copied over a slot in use"
+                    assert len(self.slots[source]) >= n_tokens
+                    self.slots[target] = self.slots[source][:n_tokens]
+                case Release(slot):
+                    self.slots.pop(slot, None)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    @initialize(prefix_reuse=st.booleans(), exact_reuse=st.booleans())
+    def start(self, prefix_reuse: bool, exact_reuse: bool) -> None:
+        self.sched = scheduler(
+            n_ctx=N_CTX,
+            n_batch=N_BATCH,
+            n_seq_max=5,
+            max_running=3,
+            exact_batch=EXACT_BATCH,
+            exact_reuse=exact_reuse,
+            prefix_reuse=prefix_reuse,
+        )
+        self.memory = Memory()
+        self.open: list[Sequence] = []
+        self.n_steps_without_progress = 0
+
+    # Few different tokens, so that prompts often share prefixes.
+    @rule(
+        prompt=st.lists(st.integers(0, 2), min_size=1, max_size=30),
+        n=st.integers(1, 3),
+        scope=st.sampled_from(["a", "b"]),
+        exact=st.booleans(),
+    )
+    def submit(self, prompt: list[int], n: int, scope: str, exact: bool) -> None:
+        first = sequence(prompt=prompt, scope=scope, exact=exact)
+        group = [first]
+        group += [
+            sequence(prompt=prompt, request_id=first.request_id, index=i, scope=scope, exact=exact) for i in range(1, n)
+        ]
+        for seq in group:
+            self.sched.add(seq)
+            self.open.append(seq)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        seq = data.draw(st.sampled_from(self.open))
+        self.finish(seq)
+
+    @rule(token=st.integers(0, 2))
+    def step(self, token: int) -> None:
+        plan = self.sched.schedule()
+        assert plan.n_tokens <= (EXACT_BATCH if plan.exact else N_BATCH)
+        assert len({chunk.slot for chunk in plan.chunks}) == len(plan.chunks), "two chunks in one slot"
+        assert bool(plan.chunks) == bool(self.open), "a step computes something unless nothing is asked for"
+        self.memory.run(plan.memory)
+        for chunk in plan.chunks:
+            held = self.memory.slots.setdefault(chunk.slot, [])
+            seq = chunk.sequence
+            assert held == seq.tokens[: chunk.start], "the cache holds something else than the sequence's beginning"
+            held += seq.tokens[chunk.start : chunk.start + chunk.n_tokens]
+            assert chunk.wants_logits == (len(held) == len(seq.tokens))
+        self.sched.apply(plan, [token for chunk in plan.chunks if chunk.wants_logits])
+        for seq in list(self.open):
+            if seq.n_completion >= 20 or len(seq.tokens) > N_CTX - 1:
+                self.finish(seq)
+
+    @precondition(lambda self: self.sched.n_running > 1)
+    @rule()
+    def lose_room(self) -> None:
+        """What happens when the backend says that the cache is full."""
+        if not self.sched.drop_retained():
+            assert self.sched.preempt_youngest()
+
+    def finish(self, seq: Sequence) -> None:
+        self.sched.finish(seq)
+        self.open.remove(seq)  # raises if it has ended before
+
+    @invariant()
+    def books_agree(self) -> None:
+        if hasattr(self, "sched"):
+            self.sched.check_integrity()
+            assert set(map(id, self.sched.sequences())) == set(map(id, self.open))
+
+    def teardown(self) -> None:
+        """Left alone, everything comes to its end, and then an idle engine holds nothing but what it retains."""
+        if not hasattr(self, "sched"):
+            return
+        for _ in range(2000):
+            if not self.open:
+                break
+            self.step(1)
+        assert not self.open, "some sequence never ends"
+        assert self.sched.is_idle
+        self.sched.drop_retained()
+        self.sched.check_integrity()
+        assert self.sched.n_cells_used == 0
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=1, max_size=8))
+@settings(deadline=None)
+def test_cells_in_use_are_those_that_differ(prompts: list[list[int]]) -> None:
+    """Prompts computed one after the other use one cell for each node of their common tree."""
+    sched = scheduler(n_seq_max=16, max_running=1)
+    for prompt in prompts:
+        seq = sequence(prompt=prompt)
+        sched.add(seq)
+        while seq.n_pending or seq.n_completion == 0:
+            plan = sched.schedule()
+            sched.apply(plan, []) if not plan.chunks[-1].wants_logits else sched.apply(plan, [9])
+            if seq.n_completion:
+                break
+        sched.finish(seq)
+    distinct = {tuple(prompt[:end]) for prompt in prompts for end in range(1, len(prompt) + 1)}
+    # The last token of a prompt is computed again even if it is known: a duplicate cell each time.
+    assert len(distinct) <= sched.n_cells_used <= len(distinct) + len(prompts)
