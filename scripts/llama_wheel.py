@@ -43,6 +43,7 @@ FLAVOUR_FLAGS = {
     "native": (),
     "portable": ("-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"),
 }
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 # Measured on two quiet cores; see README.
 EXPECTED_MINUTES = {"native": 3, "portable": 8}
 
@@ -54,7 +55,7 @@ def say(message: str) -> None:
 
 def cache_dir() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "llm-appliance" / "wheels"
+    return Path(base) / "llm-appliance"
 
 
 def processor() -> str:
@@ -144,14 +145,32 @@ def strip_wheel(source: Path, target: Path) -> None:
     os.replace(part, target)
 
 
-def build(flavour: str, flags: list[str], destination: Path) -> Path:
+def fetch_source(folder: Path) -> Path:
+    """The source package; pip downloads it and checks its hash, unless an earlier call has."""
+    kept = folder / hashlib.sha256(SOURCE_LOCK.read_bytes()).hexdigest()[:16]
+    source = next(kept.glob("llama_cpp_python-*.tar.gz"), None)
+    if source is not None:
+        return source
+    say("downloading the source package of llama-cpp-python (77 MB)")
+    with tempfile.TemporaryDirectory(prefix="llama-source-") as scratch:
+        download = [*PIP, "download", "--quiet", "--no-deps", "--no-build-isolation", "--require-hashes"]
+        result = subprocess.run([*download, "-r", SOURCE_LOCK, "-d", scratch], stdout=sys.stderr)
+        if result.returncode != 0:
+            sys.exit("the source package of llama-cpp-python can't be downloaded: see pip's messages above")
+        (source,) = Path(scratch).glob("llama_cpp_python-*.tar.gz")
+        kept.mkdir(parents=True, exist_ok=True)
+        part = kept / f"{source.name}.part"
+        shutil.copy(source, part)
+        os.replace(part, kept / source.name)
+    return kept / source.name
+
+
+def build(flavour: str, flags: list[str], source: Path, destination: Path) -> Path:
     for tool, package in (("cmake", "cmake"), ("c++", "build-essential")):
         if shutil.which(tool) is None:
             sys.exit(f"{tool} is missing. Install it with: sudo apt-get install {package}")
     minutes = EXPECTED_MINUTES[flavour]
     say(f"building llama.cpp ({flavour}): about {minutes} minutes on 2 cores, only this first time")
-    if importlib.util.find_spec("scikit_build_core") is None:
-        sys.exit(f"scikit-build-core is missing. Install it with: {sys.executable} -m pip install -r {BUILD_LOCK}")
     with tempfile.TemporaryDirectory(prefix="llama-wheel-") as scratch:
         work = Path(scratch)
         # CMake receives the path through an argument string: a copy keeps odd characters out of it.
@@ -164,9 +183,8 @@ def build(flavour: str, flags: list[str], destination: Path) -> Path:
             "CMAKE_GENERATOR": "Ninja",
             "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
         }
-        wheel = [sys.executable, "-m", "pip", "wheel", "--verbose", "--disable-pip-version-check"]
-        wheel += ["--no-build-isolation", "--no-deps", "--no-cache-dir", "--require-hashes"]
-        wheel += ["-r", str(SOURCE_LOCK), "-w", str(work / "out")]
+        wheel = [*PIP, "wheel", "--verbose", "--no-build-isolation", "--no-deps", "--no-index", "--no-cache-dir"]
+        wheel += ["-w", str(work / "out"), str(source)]
         destination.mkdir(parents=True, exist_ok=True)
         run_showing_progress(wheel, env, destination / "build.log")
         (built,) = (work / "out").glob("llama_cpp_python-*.whl")
@@ -177,14 +195,21 @@ def build(flavour: str, flags: list[str], destination: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flavour", choices=sorted(FLAVOUR_FLAGS), default="native")
+    parser.add_argument("--source", action="store_true", help="only fetch the source package and print its path")
     parser.add_argument("--cache-dir", type=Path, default=cache_dir(), help="default: %(default)s")
     args = parser.parse_args()
+    if importlib.util.find_spec("scikit_build_core") is None:
+        sys.exit(f"scikit-build-core is missing. Install it with: {sys.executable} -m pip install -r {BUILD_LOCK}")
+    sources = args.cache_dir / "sources"
+    if args.source:
+        sys.stdout.write(f"{fetch_source(sources)}\n")
+        return
     flags = [*COMMON_FLAGS, *FLAVOUR_FLAGS[args.flavour], *shlex.split(os.environ.get("CMAKE_ARGS", ""))]
-    destination = args.cache_dir / cache_key(args.flavour, flags)
+    destination = args.cache_dir / "wheels" / cache_key(args.flavour, flags)
     started = time.monotonic()
     wheel = next(destination.glob("*.whl"), None)
     if wheel is None:
-        wheel = build(args.flavour, flags, destination)
+        wheel = build(args.flavour, flags, fetch_source(sources), destination)
         say(f"built {wheel.name} in {time.monotonic() - started:.0f} s, kept in {destination}")
     sys.stdout.write(f"{wheel}\n")
 

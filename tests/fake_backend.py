@@ -84,4 +84,5 @@ class FakeBackend:
 @contextlib.contextmanager
 def load_fake(config: EngineConfig) -> Iterator[FakeBackend]:
     """As an engine process loads its model. ``n_ctx`` 0 means 256."""
-    yield FakeBackend(n_ctx=config.n_ctx or 256, n_seq_max=config.max_running + 2)
+    n_ctx = config.n_ctx or 256
+    yield FakeBackend(n_ctx=n_ctx, n_ctx_train=n_ctx, n_seq_max=config.max_running + 2)

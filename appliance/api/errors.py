@@ -56,16 +56,30 @@ async def _appliance_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    detail = error.errors()[0]
-    place = [str(step) for step in detail["loc"] if step != "body"]
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if detail["type"] == "json_invalid":
-        return respond(InvalidRequest(f"the body is no valid JSON: {detail.get('ctx', {}).get('error', message)}"))
-    if detail["type"] == "missing":
-        message = "is required"
-    name = ".".join(step for step in place if not step.startswith(("list[", "function-")))
-    wanted = message if detail["type"] in ("missing", "value_error") else f"want {message}"
-    return respond(InvalidRequest(f"{name}: {wanted}" if name else wanted, param=name or None))
+    details = error.errors()
+    # A field of several types has an error for each of them; the one that got furthest says what is wrong.
+    first = _place(details[0])
+    same_field = [detail for detail in details if _place(detail)[: len(first)] == first]
+    detail = max(same_field, key=lambda d: (len(_place(d)), not d["type"].endswith("_type")))
+    name = ".".join(_place(detail))
+    match detail["type"]:
+        case "json_invalid":
+            reason = detail.get("ctx", {}).get("error", "")
+            return respond(InvalidRequest(f"the body is no valid JSON: {reason}"))
+        case "missing":
+            message = f"{name}: is required" if name else "the body must be a JSON object"
+        case "value_error":
+            message = detail["msg"].removeprefix("Value error, ")
+            message = f"{name}: {message}" if name else message
+        case _:
+            message = f"{name or 'body'}: want {detail['msg'].removeprefix('Input should be ')}"
+    return respond(InvalidRequest(message, param=name or None))
+
+
+def _place(detail: Mapping[str, Any]) -> list[str]:
+    """Where in the body an error is, without pydantic's names for the members of a union."""
+    steps = [str(step) for step in detail["loc"][1:]]
+    return [step for step in steps if step != "str" and "[" not in step]
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

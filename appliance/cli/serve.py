@@ -101,7 +101,8 @@ def _pid_listening_on(port: int) -> int | None:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:
         return None
-    return next((c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr.port == port), None)
+    listening = (c for c in connections if c.status == psutil.CONN_LISTEN)
+    return next((c.pid for c in listening if getattr(c.laddr, "port", None) == port), None)
 
 
 def _run(

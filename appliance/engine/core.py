@@ -96,7 +96,7 @@ class EngineCore:
         return events
 
     def _admit(self, message: Submit) -> _Request:
-        if len({s.request_id for s in self._scheduler.sequences() if s.n_completion == 0}) > self._max_waiting:
+        if self._scheduler.n_requests_waiting >= self._max_waiting + self._scheduler.n_seats_free:
             raise QueueFull(f"{self._max_waiting} requests are waiting for this model; try again later")
         tokens = list(message.tokens) if message.tokens else self._backend.tokenize(message.parts)
         if not tokens:

@@ -107,7 +107,7 @@ def test_a_token_outside_the_vocabulary_is_refused() -> None:
 
 
 def test_a_full_queue_refuses_at_once() -> None:
-    engine = core(FakeBackend(), max_waiting=2)
+    engine = core(FakeBackend(), max_running=1, max_waiting=2)
     results = [engine.submit(submit())[0] for _ in range(4)]
     assert [type(event) for event in results] == [Accepted, Accepted, Accepted, Failed]
     assert isinstance(results[-1], Failed)

@@ -288,3 +288,15 @@ def test_a_waiting_sequence_can_be_taken_out() -> None:
     sched.finish(running)
     assert sched.is_idle
     sched.check_integrity()
+
+
+def test_a_prefix_that_stands_in_the_way_of_its_own_reuse_is_given_up() -> None:
+    sched = scheduler(n_ctx=60)
+    old = sequence(prompt=[*range(50)])
+    sched.add(old)
+    step(sched)
+    sched.finish(old)
+    new = sequence(prompt=[*range(10), *range(100, 140)])
+    sched.add(new)
+    assert tokens_for(step(sched), new) == 50
+    assert new.n_cached == 0

@@ -85,6 +85,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             held += seq.tokens[chunk.start : chunk.start + chunk.n_tokens]
             assert chunk.wants_logits == (len(held) == len(seq.tokens))
         self.sched.apply(plan, [token for chunk in plan.chunks if chunk.wants_logits])
+        self.sched.check_integrity()
         for seq in list(self.open):
             if seq.n_completion >= 20 or len(seq.tokens) > N_CTX - 1:
                 self.finish(seq)

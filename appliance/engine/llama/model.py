@@ -18,10 +18,11 @@ _ANCHOR = "\n"
 class Model:
     """Owns a ``llama_model``; use with ``with``."""
 
-    def __init__(self, path: str, *, n_gpu_layers: int) -> None:
+    def __init__(self, path: str, *, n_gpu_layers: int = 0, vocab_only: bool = False) -> None:
         """Raises EngineFailed if the file can't be loaded; llama.cpp's log says why."""
         params = lib.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
+        params.vocab_only = vocab_only
         self.handle: Any = lib.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
             raise EngineFailed(f"llama.cpp can't load {path}: see its messages above")

@@ -1,0 +1,165 @@
+"""Clients that leave, engines that die, servers that stop: everything ends, and the next request is served."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from appliance.errors import EngineCrashed
+from tests.gateway import Gateway, engine_config, run_gateway
+
+# Long enough that waiting for it to end would be noticed.
+ENDLESS: dict[str, Any] = {"ignore_eos": True, "max_tokens": None}
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Gateway]:
+    """With room for one running request and very long answers."""
+    async with run_gateway(engine_config(n_ctx=1 << 22, max_running=1)) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def streaming(gateway: Gateway, content: str = "a", **fields: Any) -> AsyncIterator[AsyncIterator[str]]:
+    """A stream whose first text has come; leaving the block closes its connection."""
+    body = {"messages": [{"role": "user", "content": content}], "stream": True, **ENDLESS, **fields}
+    async with gateway.http.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = response.aiter_lines()
+        async for line in lines:
+            if '"content":"b"' in line:
+                break
+        yield lines
+
+
+async def engine_pid(gateway: Gateway) -> int:
+    return (await gateway.supervisor.engine()).pid
+
+
+async def test_a_client_that_leaves_while_its_answer_streams_makes_room(gateway: Gateway) -> None:
+    async with streaming(gateway):
+        pass
+    assert (await gateway.chat("a")).json()["choices"][0]["message"]["content"] == "bcd"
+
+
+async def test_a_client_that_leaves_a_whole_answer_makes_room(gateway: Gateway) -> None:
+    async with streaming(gateway) as lines:
+        waiting = asyncio.create_task(gateway.chat("a", **ENDLESS))
+        await anext(lines)
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+    assert (await gateway.chat("a")).status_code == 200
+
+
+async def test_a_client_that_leaves_while_its_prompt_is_computed_makes_room(gateway: Gateway) -> None:
+    body = {"messages": [{"role": "user", "content": "1" * 2_000_000}], "stream": True, **ENDLESS}
+    async with gateway.http.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert "assistant" in await anext(response.aiter_lines())  # accepted
+    assert (await gateway.chat("a")).status_code == 200
+
+
+async def test_a_client_that_leaves_the_queue_is_not_served_before_others(gateway: Gateway) -> None:
+    async with streaming(gateway):
+        body = {"messages": [{"role": "user", "content": "m"}], "stream": True, **ENDLESS}
+        async with gateway.http.stream("POST", "/v1/chat/completions", json=body) as queued:
+            assert "assistant" in await anext(queued.aiter_lines())
+        last = asyncio.create_task(gateway.chat("a"))
+    assert (await last).status_code == 200
+
+
+async def test_a_full_queue_is_refused_at_once_with_429() -> None:
+    async with run_gateway(engine_config(n_ctx=1 << 22, max_running=1, max_waiting=1)) as gateway, streaming(gateway):
+        body = {"messages": [{"role": "user", "content": "m"}], "stream": True, **ENDLESS}
+        async with gateway.http.stream("POST", "/v1/chat/completions", json=body) as queued:
+            assert "assistant" in await anext(queued.aiter_lines())
+            refused = await gateway.chat("a")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+
+
+async def test_a_killed_engine_ends_a_stream_with_an_error_and_the_next_request_is_served(gateway: Gateway) -> None:
+    pid = await engine_pid(gateway)
+    async with streaming(gateway) as lines:
+        os.kill(pid, signal.SIGKILL)
+        rest = [line async for line in lines if line]
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "engine_crashed"
+    assert (await gateway.chat("a")).json()["choices"][0]["message"]["content"] == "bcd"
+    assert await engine_pid(gateway) != pid
+
+
+async def test_requests_of_which_nothing_was_sent_are_replayed_when_the_engine_dies(gateway: Gateway) -> None:
+    pid = await engine_pid(gateway)
+    async with streaming(gateway):
+        whole = asyncio.create_task(gateway.chat("a"))
+        streamed = asyncio.create_task(gateway.chat("c", stream=True))
+        while len(await requests_of(gateway)) < 3:
+            await asyncio.sleep(0)
+        os.kill(pid, signal.SIGKILL)
+        assert (await whole).json()["choices"][0]["message"]["content"] == "bcd"
+        text = (await streamed).text
+    assert text.count('"role":"assistant"') == 1
+    assert text.endswith("data: [DONE]\n\n")
+
+
+async def requests_of(gateway: Gateway) -> list[str]:
+    """The ids of the requests that the gateway has given to its engine."""
+    return list((await gateway.supervisor.engine())._streams)
+
+
+async def test_a_request_that_kills_its_engine_twice_is_given_up(gateway: Gateway) -> None:
+    async with streaming(gateway):
+        waiting = asyncio.create_task(gateway.chat("a"))
+        while len(await requests_of(gateway)) < 2:
+            await asyncio.sleep(0)
+        pid = await engine_pid(gateway)
+        os.kill(pid, signal.SIGSTOP)  # so that nothing is answered before it is killed
+        os.kill(pid, signal.SIGKILL)
+        while await engine_pid(gateway) == pid:
+            await asyncio.sleep(0)
+        pid = await engine_pid(gateway)
+        os.kill(pid, signal.SIGSTOP)
+        while not await requests_of(gateway):
+            await asyncio.sleep(0)
+        os.kill(pid, signal.SIGKILL)
+        response = await waiting
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "engine_crashed"
+
+
+async def test_readiness_is_503_while_the_engine_is_away(gateway: Gateway) -> None:
+    assert (await gateway.http.get("/health/ready")).json() == {"status": "ready", "model": "fake"}
+    engine = await gateway.supervisor.engine()
+    os.kill(engine.pid, signal.SIGKILL)
+    await engine.ended()
+    response = await gateway.http.get("/health/ready")
+    assert (response.status_code, response.json()["status"]) == (503, "loading")
+    assert (await gateway.http.get("/health/live")).status_code == 200
+
+
+async def test_an_engine_that_can_not_start_is_reported() -> None:
+    with pytest.raises(EngineCrashed, match="ended with status 1 while it loaded the model"):
+        async with run_gateway(module="tests.no_such_module"):
+            pass
+
+
+async def test_stopping_lets_requests_finish_and_takes_no_more(gateway: Gateway) -> None:
+    async with streaming(gateway, max_tokens=20_000) as lines:
+        gateway.server.stop()
+        last = ""
+        async for line in lines:
+            last = line or last
+    assert last == "data: [DONE]"
+
+
+async def test_stopping_ends_what_does_not_finish_with_an_error() -> None:
+    async with run_gateway(engine_config(n_ctx=1 << 22, max_running=1), drain_s=0.2) as gateway:
+        async with streaming(gateway) as lines:
+            gateway.server.stop()
+            rest = [line async for line in lines if line]
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "engine_unavailable"

@@ -1,0 +1,15 @@
+"""``python -m tests.fake_engine FD``: a real engine process with the fake backend."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from appliance import logs
+from appliance.engine.runner import run_engine
+from tests.fake_backend import load_fake
+
+if __name__ == "__main__":
+    logs.configure("info")
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        run_engine(connection, load_fake)

@@ -1,0 +1,96 @@
+"""A gateway on loopback whose engine is a real process with the fake model: all but llama.cpp is as in service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from appliance.api.app import create_app
+from appliance.api.server import Server
+from appliance.api.state import AppState
+from appliance.engine.client import EngineProcess
+from appliance.engine.messages import EngineConfig
+from appliance.models.gguf_header import GGUFHeader
+from appliance.models.store import Record, StoredModel
+from appliance.service.chat import ChatService
+from appliance.supervisor.supervisor import Supervisor
+
+MODEL = "fake"
+
+# The prompt is the last message: the fake model goes on in the alphabet behind it.
+HEADER = GGUFHeader(
+    architecture="fake",
+    n_ctx_train=256,
+    tensor_types=("F32",),
+    chat_template="{{ messages[-1].content }}",
+    bos_token="",
+    eos_token="",
+    control_tokens=("<|end|>",),
+)
+
+
+def engine_config(*, n_ctx: int = 0, max_running: int = 4, max_waiting: int = 10) -> EngineConfig:
+    return EngineConfig(
+        model_path="",
+        tensor_types=HEADER.tensor_types,
+        n_ctx=n_ctx,
+        n_batch=16,
+        n_threads=1,
+        n_gpu_layers=0,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        prefix_reuse=True,
+    )
+
+
+@dataclass(frozen=True)
+class Gateway:
+    url: str
+    http: httpx.AsyncClient
+    supervisor: Supervisor
+    server: Server
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    async def chat(self, content: str = "a", **fields: Any) -> httpx.Response:
+        body = {"messages": [{"role": "user", "content": content}], "max_tokens": 3, "temperature": 0, **fields}
+        return await self.http.post("/v1/chat/completions", json=body)
+
+
+@contextlib.asynccontextmanager
+async def run_gateway(
+    config: EngineConfig | None = None,
+    *,
+    header: GGUFHeader = HEADER,
+    drain_s: float = 5.0,
+    module: str = "tests.fake_engine",
+) -> AsyncIterator[Gateway]:
+    """A gateway that is ready."""
+    record = Record(
+        schema=1, name=MODEL, gguf_sha256="0" * 64, gguf_bytes=1, mtime_ns=0, inode=0, quantization="F32", header=header
+    )
+    stored = StoredModel(Path("/nowhere"), record, note="a fake")
+    spawn = partial(EngineProcess, config or engine_config(), log_level="info", module=module)
+    supervisor = Supervisor(spawn, spawn())
+    server = Server(create_app(AppState(stored, supervisor, ChatService(supervisor, stored))), drain_s=drain_s)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        serving = asyncio.create_task(server.run_until_stopped(listener, supervisor.stop))
+        async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http:
+            try:
+                await supervisor.wait_until_loaded()
+                yield Gateway(url, http, supervisor, server)
+            finally:
+                server.stop()
+                server.stop()
+                await serving

@@ -1,0 +1,178 @@
+"""``appliance serve`` as its operator meets it: starts, stops, crashes, second starts."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.server import APPLIANCE, ROOT, RunningServer, environment, start_server
+
+
+def appliance(*arguments: str, state_dir: Path, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*APPLIANCE, *arguments],
+        cwd=ROOT,
+        env=environment(state_dir, **settings),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def ask(url: str, **fields: object) -> httpx.Response:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, **fields}
+    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60, trust_env=False)
+
+
+def test_the_greeting_says_where_it_serves_what_to_try_and_what_the_model_is(server: RunningServer) -> None:
+    ready, note = server.greeting.splitlines()
+    assert ready.startswith("ready: smollm2-135m-instruct on ")
+    assert f"{server.url}/v1 - now try: appliance chat --url {server.url}" in ready
+    assert "demonstration model" in note
+
+
+def test_the_gateway_is_small_and_holds_no_llama(server: RunningServer) -> None:
+    ask(server.url)
+    gateway = psutil.Process(server.process.pid)
+    assert gateway.memory_info().rss < 150 * 1024 * 1024
+    assert not any("libllama" in region.path or "libggml" in region.path for region in gateway.memory_maps())
+    assert any("libllama" in region.path for region in server.engine.memory_maps())
+
+
+def test_health(server: RunningServer, tmp_path: Path) -> None:
+    up = appliance("health", "--url", server.url, state_dir=tmp_path)
+    assert (up.returncode, up.stdout) == (0, "ready smollm2-135m-instruct\n")
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    down = appliance("health", "--url", f"http://127.0.0.1:{port}", state_dir=tmp_path)
+    assert down.returncode == 1
+    assert "start one with `appliance serve`" in down.stderr
+
+
+def test_chat_answers_a_prompt_a_pipe_and_both(server: RunningServer, tmp_path: Path) -> None:
+    options = ("--url", server.url, "--temperature", "0", "--max-tokens", "8")
+    prompt = appliance("chat", *options, "Say one word.", state_dir=tmp_path)
+    piped = appliance("chat", *options, state_dir=tmp_path, stdin="Say one word.\n")
+    both = appliance("chat", *options, "Summarize:", state_dir=tmp_path, stdin="One word.\n")
+    assert [run.returncode for run in (prompt, piped, both)] == [0, 0, 0]
+    assert prompt.stdout == piped.stdout
+    assert prompt.stdout.strip()
+    assert both.stdout.strip()
+
+
+def test_chat_says_what_is_wrong(server: RunningServer, tmp_path: Path) -> None:
+    unknown = appliance("chat", "--url", server.url, "--model", "gpt-4", "Hi", state_dir=tmp_path)
+    assert (unknown.returncode, unknown.stdout.strip()) == (1, "")
+    assert "the model 'gpt-4' does not exist" in unknown.stderr
+    nothing = appliance("chat", "--url", server.url, state_dir=tmp_path)
+    assert nothing.returncode == 2
+    assert "nothing to ask" in nothing.stderr
+
+
+def test_chat_is_a_conversation_on_a_terminal(server: RunningServer, tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [*APPLIANCE, "chat", "--url", server.url, "--max-tokens", "8", "--seed", "1"],
+        cwd=ROOT,
+        env=environment(tmp_path, TERM="dumb"),
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+    )
+    os.close(follower)
+    screen = ""
+
+    def wait_for(text: str, n_times: int = 1) -> None:
+        nonlocal screen
+        while screen.count(text) < n_times:
+            screen += os.read(leader, 4096).decode()
+
+    wait_for("> ")
+    assert "demonstration model" in screen
+    os.write(leader, b"Hello\n")
+    wait_for("> ", 2)
+    os.write(leader, b"/what\n")
+    wait_for("/clear starts anew", 2)
+    wait_for("> ", 3)
+    os.write(leader, b"\x04")
+    assert process.wait(20) == 0
+    os.close(leader)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
+    with start_server() as server:
+        engine = server.engine
+        server.process.send_signal(number)
+        assert server.process.wait(20) == 0
+        psutil.wait_procs([engine], timeout=10)
+        assert not engine.is_running()
+
+
+def test_a_killed_gateway_leaves_nothing_behind() -> None:
+    with start_server() as server:
+        engine = server.engine
+        server.process.kill()
+        gone, alive = psutil.wait_procs([engine], timeout=10)
+        assert not alive
+
+
+def test_a_killed_engine_is_replaced_and_the_next_request_served() -> None:
+    with start_server() as server:
+        engine = server.engine
+        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "ignore_eos": True}
+        with httpx.stream(
+            "POST", f"{server.url}/v1/chat/completions", json=body, timeout=20, trust_env=False
+        ) as response:
+            lines = response.iter_lines()
+            for line in lines:
+                if '"content":"' in line and '"role"' not in line:
+                    break
+            engine.kill()
+            rest = [line for line in lines if line]
+        assert '"code":"engine_crashed"' in rest[-1]
+        assert ask(server.url).status_code == 200
+        assert server.engine.pid != engine.pid
+
+
+def test_a_second_server_on_the_state_folder_says_who_has_it(server: RunningServer) -> None:
+    second = appliance("serve", "--port", "0", state_dir=server.state_dir)
+    assert second.returncode == 1
+    assert second.stderr.startswith(f"error: another appliance (pid {server.process.pid}) uses the state folder")
+    assert f"kill {server.process.pid}" in second.stderr
+
+
+def test_a_second_server_on_the_port_says_who_has_it(server: RunningServer, tmp_path: Path) -> None:
+    port = server.url.rsplit(":", 1)[1]
+    second = appliance("serve", "--port", port, state_dir=tmp_path)
+    assert second.returncode == 1
+    assert second.stderr.startswith(f"error: port={port} on 127.0.0.1 is in use by pid {server.process.pid}; stop it")
+
+
+def test_a_model_that_is_not_there_names_the_command(tmp_path: Path) -> None:
+    absent = appliance("serve", state_dir=tmp_path, APPLIANCE_MODELS_DIR=str(tmp_path / "models"))
+    assert absent.returncode == 1
+    assert "run `appliance models fetch smollm2-135m-instruct`" in absent.stderr
+
+
+def test_a_context_that_can_not_be_had_stops_the_start(tmp_path: Path) -> None:
+    huge = appliance("serve", "--port", "0", state_dir=tmp_path, APPLIANCE_N_CTX=str(1 << 24))
+    assert huge.returncode == 1
+    assert "error: smollm2-135m-instruct: " in huge.stderr
+    assert "Traceback" not in huge.stderr
+
+
+def test_the_version(tmp_path: Path) -> None:
+    import appliance as package
+
+    result = appliance("--version", state_dir=tmp_path)
+    assert result.stdout == f"appliance {package.__version__}\n"
