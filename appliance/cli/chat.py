@@ -36,6 +36,8 @@ def chat(
         if prompt is None and is_interactive:
             _converse(client, options, messages)
             return
+        if sys.stderr.isatty() and (note := _served(client, options).get("note")):
+            typer.echo(note, err=True)
         piped = "" if is_interactive else sys.stdin.read()
         question = "\n\n".join(text for text in (prompt, piped.strip()) if text)
         if not question:
@@ -47,8 +49,7 @@ def _converse(client: Client, options: dict[str, Any], start: list[dict[str, str
     # Line editing and history for input(), where the platform has it.
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401
-    served = client.get_json("/v1/models")["data"]
-    chosen = next((entry for entry in served if entry["id"] == options.get("model")), served[0])
+    chosen = _served(client, options)
     typer.echo(f"{chosen['id']} - {HELP}")
     if note := chosen.get("note"):
         typer.echo(note)
@@ -70,6 +71,12 @@ def _converse(client: Client, options: dict[str, Any], start: list[dict[str, str
             typer.echo(HELP)
         elif line:
             _turn(client, options, messages, line)
+
+
+def _served(client: Client, options: dict[str, Any]) -> dict[str, Any]:
+    """What the server says of the model that will answer."""
+    served: list[dict[str, Any]] = client.get_json("/v1/models")["data"]
+    return next((entry for entry in served if entry["id"] == options.get("model")), served[0])
 
 
 def _turn(client: Client, options: dict[str, Any], messages: list[dict[str, str]], line: str) -> None:

@@ -65,12 +65,12 @@ class ModelStore:
         """Writes a model file and its record.
 
         Raises:
-            ConfigError: ``content`` has other bytes than the lock says; nothing is published.
+            ConfigError: ``content`` has other bytes than the lock says, or can't be written; nothing is published.
         """
         folder = self._folder(entry, version)
-        folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"model.gguf.{os.getpid()}.part"
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as out:
                 digest = _copy_hashed(content, out)
             if digest != version.gguf_sha256:
@@ -85,9 +85,11 @@ class ModelStore:
                     f"models.lock says {version.chat_template_sha256}"
                 )
             os.replace(part, folder / "model.gguf")
+            return self._write_record(folder, entry, version, header)
+        except OSError as error:
+            raise ConfigError(f"{folder} can't be written: {error.strerror}") from None
         finally:
             part.unlink(missing_ok=True)
-        return self._write_record(folder, entry, version, header)
 
     def _check(self, folder: Path, entry: Entry, version: Version) -> StoredModel:
         path = folder / "model.gguf"

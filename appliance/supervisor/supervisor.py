@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 State = Literal["loading", "ready", "failed", "stopped"]
 
-# An engine that ends soon after its start is started again later and later; one that had served, at once.
-BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+# An engine that had served is started again at once; one that ends again soon, or can't load, later and later.
+BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 STABLE_AFTER_S = 60.0
 LOAD_WAIT_S = 120.0
 STOP_GRACE_S = 5.0
@@ -77,25 +77,29 @@ class Supervisor:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        n_short_lives = 0
+        n_ends_in_a_row = 0
         while True:
             started = loop.time()
             try:
                 self.info = await self._engine.ready()
             except ApplianceError as error:
+                has_served = False
                 self.error = error
                 log.error(logs.event("engine_load_failed", pid=self._engine.pid, reason=error))
                 await self._engine.ended()
                 self._set("failed")
             else:
+                has_served = True
                 self.error = None
                 self._set("ready")
                 await self._engine.ended()
                 log.error(logs.event("engine_ended", pid=self._engine.pid, reason=self._engine.exit_reason()))
                 self._set("loading")
-            n_short_lives = 0 if loop.time() - started > STABLE_AFTER_S else n_short_lives + 1
-            delay_s = BACKOFF_S[min(max(n_short_lives - 1, 0), len(BACKOFF_S) - 1)]
-            await asyncio.sleep(delay_s)
+            if loop.time() - started > STABLE_AFTER_S:
+                n_ends_in_a_row = 0
+            n_ends_in_a_row += 1
+            if not has_served or n_ends_in_a_row > 1:
+                await asyncio.sleep(BACKOFF_S[min(n_ends_in_a_row, len(BACKOFF_S)) - 1])
             self._engine = EngineClient(self._spawn())
-            log.warning(logs.event("engine_restarted", pid=self._engine.pid, delay_s=delay_s))
+            log.warning(logs.event("engine_restarted", pid=self._engine.pid))
             self._set("loading")
