@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -61,7 +61,9 @@ class Settings(BaseSettings):
     n_gpu_layers: Annotated[
         int, Field(ge=-1, le=10_000, description="Layers to put on a GPU, where there is one; -1: all.")
     ] = -1
-    max_running: Annotated[int, Field(ge=1, le=128, description="Most sequences computed at the same time.")] = 32
+    max_running: Annotated[
+        int, Field(ge=1, le=128, description="Most sequences computed at the same time; above 63, seeds are not exact.")
+    ] = 32
     max_waiting: Annotated[
         int,
         Field(ge=0, le=100_000, description="Most requests queued for a model; more are refused with 429."),
@@ -73,6 +75,12 @@ class Settings(BaseSettings):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log line printed.")
     ] = "info"
+
+    @model_validator(mode="after")
+    def _a_step_has_room_for_all_that_run(self) -> Settings:
+        if self.max_running > self.n_batch:
+            raise ValueError(f"max_running={self.max_running}: want at most n_batch, which is {self.n_batch}")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -124,7 +132,9 @@ def _refuse_unknown_variables() -> None:
 
 
 def _explain(detail: dict[str, Any]) -> str:
-    name = str(detail["loc"][0]) if detail["loc"] else "?"
+    if not detail["loc"]:  # settings that don't suit each other
+        return str(detail["msg"]).removeprefix("Value error, ")
+    name = str(detail["loc"][0])
     variable = PREFIX + name.upper()
     if detail["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, Settings.model_fields, n=1)

@@ -262,7 +262,12 @@ gguf_sha256 = "{version.gguf_sha256}"
 gguf_bytes = {version.gguf_bytes}
 quantization = "F32"
 chat_template_sha256 = "{version.chat_template_sha256}"
-source = {{ kind = "pypi", package = "tiny-model", version = "1.0", wheel_sha256 = "{version.source.wheel_sha256}", member = "{MEMBER}" }}
+[models.versions.source]
+kind = "pypi"
+package = "tiny-model"
+version = "1.0"
+wheel_sha256 = "{version.source.wheel_sha256}"
+member = "{MEMBER}"
 """
     )
     env = {**os.environ, "APPLIANCE_MODELS_LOCK": str(lock), "APPLIANCE_MODELS_DIR": str(tmp_path / "models")}

@@ -50,14 +50,15 @@ class LlamaBackend:
             raise
         self._samplers: dict[Sequence, Sampler] = {}
         on_cpu = not library.has_gpu() or config.n_gpu_layers == 0
+        can_be_exact = on_cpu and config.max_running <= EXACT_BATCH
         self.info = BackendInfo(
             n_ctx=self._context.n_ctx - 1,  # one cell for the lone slot
             n_ctx_train=self._model.n_ctx_train,
             n_vocab=self._model.n_vocab,
             n_seq_max=n_slots,
             can_share_prefix=self._model.can_cut_memory,
-            exact_batch=EXACT_BATCH if on_cpu else None,
-            exact_reuse=on_cpu and set(config.tensor_types) <= EXACT_TYPES,
+            exact_batch=EXACT_BATCH if can_be_exact else None,
+            exact_reuse=can_be_exact and set(config.tensor_types) <= EXACT_TYPES,
             build=library.build(),
             device=library.device(),
         )
