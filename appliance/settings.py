@@ -62,7 +62,8 @@ class Settings(BaseSettings):
         int, Field(ge=-1, le=10_000, description="Layers to put on a GPU, where there is one; -1: all.")
     ] = -1
     max_running: Annotated[
-        int, Field(ge=1, le=128, description="Most sequences computed at the same time; above 63, seeds are not exact.")
+        int,
+        Field(ge=1, le=128, description="Most sequences computed at the same time; above 63, seeds are not exact."),
     ] = 32
     max_waiting: Annotated[
         int,

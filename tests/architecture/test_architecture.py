@@ -11,9 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MAX_LINES = 400
 
-GATEWAY = (
-    "appliance.cli, appliance.api.app, appliance.api.server, appliance.service.chat, appliance.supervisor.supervisor"
-)
+GATEWAY = "appliance.cli, appliance.api.app, appliance.api.server, appliance.supervisor.supervisor"
 
 
 def loaded_by(imports: str) -> set[str]:

@@ -39,6 +39,7 @@ def test_the_command_line_goes_before_the_environment_and_the_environment_before
             "APPLIANCE_LOG_LEVEL=loud: want 'debug', 'info', 'warning' or 'error'",
         ),
         ("APPLIANCE_PREFIX_REUSE", "perhaps", "APPLIANCE_PREFIX_REUSE=perhaps: want a valid boolean"),
+        ("APPLIANCE_N_BATCH", "16", "max_running=32: want at most n_batch, which is 16"),
         ("APPLIANCE_PROT", "1", "APPLIANCE_PROT=1: there is no such setting; did you mean APPLIANCE_PORT?"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Loaded before everything else: the test run's own environment, and its report header."""
+"""The test run's own environment, its report header and its order."""
 
 from __future__ import annotations
 
