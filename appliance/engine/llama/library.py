@@ -40,7 +40,8 @@ def _load() -> tuple[Any, Any]:
 
 lib, ggml = _load()
 
-_folder = Path(lib.__file__).parent
+# Where a portable wheel has its CPU variants: site-packages/bin.
+_VARIANTS = Path(lib.__file__).parent.parent / "bin"
 
 
 @lib.llama_log_callback  # type: ignore[untyped-decorator]
@@ -55,10 +56,9 @@ def _forward_log(level: int, text: bytes, user_data: object) -> None:
 def start() -> None:
     """Starts the backends. In a portable build each is a library of its own, and the best for this CPU is taken."""
     lib.llama_log_set(_forward_log, None)
-    variants = _folder.parent.parent / "bin"
-    if any(variants.glob("*ggml-cpu-*")):
+    if any(_VARIANTS.glob("*ggml-cpu-*")):
         ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
-        ggml.ggml_backend_load_all_from_path(str(variants).encode())
+        ggml.ggml_backend_load_all_from_path(str(_VARIANTS).encode())
     lib.llama_backend_init()
 
 
