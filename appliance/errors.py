@@ -63,6 +63,6 @@ class EngineFailed(ApplianceError):
 # What an engine process may answer a request with: its messages carry the code, not the class.
 ENGINE_ERRORS: dict[str, type[ApplianceError]] = {
     cls.code: cls
-    for cls in (InvalidRequest, ContextLengthExceeded, QueueFull, EngineUnavailable, EngineFailed)
+    for cls in (InvalidRequest, ContextLengthExceeded, EngineUnavailable, EngineFailed)
     if cls.code is not None
 }

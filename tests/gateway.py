@@ -37,7 +37,7 @@ HEADER = GGUFHeader(
 )
 
 
-def engine_config(*, n_ctx: int = 0, max_running: int = 4, max_waiting: int = 10) -> EngineConfig:
+def engine_config(*, n_ctx: int = 0, max_running: int = 4) -> EngineConfig:
     return EngineConfig(
         model_path="",
         tensor_types=HEADER.tensor_types,
@@ -46,7 +46,6 @@ def engine_config(*, n_ctx: int = 0, max_running: int = 4, max_waiting: int = 10
         n_threads=1,
         n_gpu_layers=0,
         max_running=max_running,
-        max_waiting=max_waiting,
         prefix_reuse=True,
     )
 
@@ -73,6 +72,7 @@ async def run_gateway(
     *,
     header: GGUFHeader = HEADER,
     drain_s: float = 5.0,
+    max_open: int = 100,
     module: str = "tests.fake_engine",
 ) -> AsyncIterator[Gateway]:
     """A gateway that is ready."""
@@ -81,7 +81,7 @@ async def run_gateway(
     )
     stored = StoredModel(Path("/nowhere"), record, note="a fake")
     spawn = partial(EngineProcess, config or engine_config(), log_level="info", module=module)
-    supervisor = Supervisor(spawn, spawn())
+    supervisor = Supervisor(spawn, spawn(), max_open=max_open)
     server = Server(create_app(AppState(stored, supervisor, ChatService(supervisor, stored))), drain_s=drain_s)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import socket
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,7 +66,6 @@ def _engine_config(config: Settings, stored: StoredModel) -> EngineConfig:
         n_threads=config.n_threads or len(os.sched_getaffinity(0)),
         n_gpu_layers=config.n_gpu_layers,
         max_running=config.max_running,
-        max_waiting=config.max_waiting,
         prefix_reuse=config.prefix_reuse,
     )
 
@@ -131,7 +132,7 @@ async def _serve(
     from appliance.service.chat import ChatService
     from appliance.supervisor.supervisor import Supervisor
 
-    supervisor = Supervisor(spawn, first)
+    supervisor = Supervisor(spawn, first, max_open=config.max_running + config.max_waiting)
     app = create_app(AppState(stored, supervisor, ChatService(supervisor, stored)))
     server = Server(app, drain_s=config.drain_s)
     serving = asyncio.create_task(server.run_until_stopped(listener, supervisor.stop))
@@ -146,8 +147,20 @@ async def _serve(
         raise ConfigError(f"{stored.name}: {error.message}") from None
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    typer.echo(f"ready: {stored.name} on {info.device} at {url}/v1 - now try: appliance chat --url {url} 'Hello!'")
+    typer.echo(f"ready: {stored.name} on {info.device} at {url}/v1 - now try: {_chat_command(url)}")
     if stored.note:
         typer.echo(stored.note)
     await serving
     return 0
+
+
+def _chat_command(url: str) -> str:
+    """What to type to chat with this server, as this program was called."""
+    from appliance import settings
+
+    program = "appliance" if shutil.which("appliance") else sys.argv[0]
+    if program.endswith("__main__.py"):
+        program = "python -m appliance"
+    default = settings.load()
+    is_default = url == f"http://{default.host}:{default.port}"
+    return f"{program} chat {'' if is_default else f'--url {url} '}'Hello!'"

@@ -27,7 +27,7 @@ from appliance.engine.messages import (
     Submit,
     encode,
 )
-from appliance.errors import EngineCrashed, EngineFailed
+from appliance.errors import EngineCrashed, EngineFailed, QueueFull
 
 RECV_BYTES = 1 << 18
 
@@ -105,8 +105,10 @@ class EventStream:
 class EngineClient:
     """Talks to one engine process on the running event loop."""
 
-    def __init__(self, process: EngineProcess) -> None:
+    def __init__(self, process: EngineProcess, *, max_open: int) -> None:
+        """``max_open``: how many requests may run and wait together."""
         self._process = process
+        self._max_open = max_open
         self.has_ended = False
         self._streams: dict[str, EventStream] = {}
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
@@ -136,7 +138,13 @@ class EngineClient:
 
     @contextlib.asynccontextmanager
     async def submit(self, message: Submit) -> AsyncIterator[EventStream]:
-        """Sends a request and gives its events. Leaving the block before its end aborts it."""
+        """Sends a request and gives its events. Leaving the block before its end aborts it.
+
+        Raises:
+            QueueFull: as many requests as are allowed run and wait already.
+        """
+        if len(self._streams) >= self._max_open:
+            raise QueueFull(f"{self._max_open} requests run and wait already; try again later", retry_after_s=1)
         stream = EventStream()
         if self.has_ended:
             stream.close()

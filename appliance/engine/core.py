@@ -15,7 +15,7 @@ from appliance.engine.messages import Accepted, Event, Failed, Finished, Piece, 
 from appliance.engine.scheduler import Scheduler, StepPlan
 from appliance.engine.sequence import Sequence
 from appliance.engine.text import TextStream
-from appliance.errors import ApplianceError, ContextLengthExceeded, EngineFailed, InvalidRequest, QueueFull
+from appliance.errors import ApplianceError, ContextLengthExceeded, EngineFailed, InvalidRequest
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +33,9 @@ class _Request:
 
 
 class EngineCore:
-    def __init__(
-        self, backend: Backend, *, n_batch: int, max_running: int, max_waiting: int, prefix_reuse: bool
-    ) -> None:
+    def __init__(self, backend: Backend, *, n_batch: int, max_running: int, prefix_reuse: bool) -> None:
         info = backend.info
         self._backend = backend
-        self._max_waiting = max_waiting
         self._n_ctx_seq = min(info.n_ctx, info.n_ctx_train)
         self._scheduler = Scheduler(
             n_ctx=info.n_ctx,
@@ -96,8 +93,6 @@ class EngineCore:
         return events
 
     def _admit(self, message: Submit) -> _Request:
-        if self._scheduler.n_requests_waiting >= self._max_waiting + self._scheduler.n_seats_free:
-            raise QueueFull(f"{self._max_waiting} requests are waiting for this model; try again later")
         tokens = list(message.tokens) if message.tokens else self._backend.tokenize(message.parts)
         if not tokens:
             raise InvalidRequest("the prompt is empty", param="prompt")

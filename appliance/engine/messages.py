@@ -33,7 +33,6 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     n_threads: int
     n_gpu_layers: int
     max_running: int
-    max_waiting: int
     prefix_reuse: bool
 
 

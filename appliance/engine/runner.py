@@ -89,7 +89,6 @@ def run_engine(connection: socket.socket, load: Callable[[EngineConfig], Abstrac
                 backend,
                 n_batch=config.n_batch,
                 max_running=config.max_running,
-                max_waiting=config.max_waiting,
                 prefix_reuse=config.prefix_reuse,
             )
             info = backend.info

@@ -98,15 +98,6 @@ class Scheduler:
         return len(self._waiting)
 
     @property
-    def n_requests_waiting(self) -> int:
-        return len({sequence.request_id for sequence in self._waiting})
-
-    @property
-    def n_seats_free(self) -> int:
-        """How many sequences more may run."""
-        return self._max_running - len(self._running)
-
-    @property
     def n_running(self) -> int:
         return len(self._running)
 

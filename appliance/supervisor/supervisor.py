@@ -26,12 +26,14 @@ STOP_GRACE_S = 5.0
 class Supervisor:
     """One model's engine. ``spawn`` starts a process for it; ``first`` is the one that loads already."""
 
-    def __init__(self, spawn: Callable[[], EngineProcess], first: EngineProcess) -> None:
+    def __init__(self, spawn: Callable[[], EngineProcess], first: EngineProcess, *, max_open: int) -> None:
+        """``max_open``: how many requests may run and wait together."""
         self.state: State = "loading"
         self.error: ApplianceError | None = None
         self.info: Ready | None = None
         self._spawn = spawn
-        self._engine = EngineClient(first)
+        self._max_open = max_open
+        self._engine = EngineClient(first, max_open=max_open)
         self._changed = asyncio.Event()
         self._watching = asyncio.create_task(self._watch())
 
@@ -100,6 +102,6 @@ class Supervisor:
             n_ends_in_a_row += 1
             if not has_served or n_ends_in_a_row > 1:
                 await asyncio.sleep(BACKOFF_S[min(n_ends_in_a_row, len(BACKOFF_S)) - 1])
-            self._engine = EngineClient(self._spawn())
+            self._engine = EngineClient(self._spawn(), max_open=self._max_open)
             log.warning(logs.event("engine_restarted", pid=self._engine.pid))
             self._set("loading")

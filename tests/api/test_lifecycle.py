@@ -75,12 +75,14 @@ async def test_a_client_that_leaves_the_queue_is_not_served_before_others(gatewa
 
 
 async def test_a_full_queue_is_refused_at_once_with_429() -> None:
-    async with run_gateway(engine_config(n_ctx=1 << 22, max_running=1, max_waiting=1)) as gateway, streaming(gateway):
+    config = engine_config(n_ctx=1 << 22, max_running=1)
+    async with run_gateway(config, max_open=2) as gateway, streaming(gateway):
         body = {"messages": [{"role": "user", "content": "m"}], "stream": True, **ENDLESS}
         async with gateway.http.stream("POST", "/v1/chat/completions", json=body) as queued:
             assert "assistant" in await anext(queued.aiter_lines())
             refused = await gateway.chat("a")
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+    assert int(refused.headers["Retry-After"]) > 0
 
 
 async def test_a_killed_engine_ends_a_stream_with_an_error_and_the_next_request_is_served(gateway: Gateway) -> None:

@@ -8,8 +8,8 @@ from tests.factories import submit
 from tests.fake_backend import FakeBackend
 
 
-def core(backend: FakeBackend, *, max_running: int = 4, max_waiting: int = 10, n_batch: int = 16) -> EngineCore:
-    return EngineCore(backend, n_batch=n_batch, max_running=max_running, max_waiting=max_waiting, prefix_reuse=True)
+def core(backend: FakeBackend, *, max_running: int = 4, n_batch: int = 16) -> EngineCore:
+    return EngineCore(backend, n_batch=n_batch, max_running=max_running, prefix_reuse=True)
 
 
 def run(engine: EngineCore, *messages: Submit) -> list[Event]:
@@ -104,14 +104,6 @@ def test_a_token_outside_the_vocabulary_is_refused() -> None:
     (event,) = core(FakeBackend()).submit(Submit("r", tokens=(1, 999)))
     assert isinstance(event, Failed)
     assert "token 999 is not in the vocabulary" in event.message
-
-
-def test_a_full_queue_refuses_at_once() -> None:
-    engine = core(FakeBackend(), max_running=1, max_waiting=2)
-    results = [engine.submit(submit())[0] for _ in range(4)]
-    assert [type(event) for event in results] == [Accepted, Accepted, Accepted, Failed]
-    assert isinstance(results[-1], Failed)
-    assert results[-1].code == "queue_full"
 
 
 def test_a_parameter_that_the_vocabulary_refuses_leaves_nothing_behind() -> None:

@@ -39,7 +39,6 @@ CONFIG = EngineConfig(
     n_threads=1,
     n_gpu_layers=0,
     max_running=4,
-    max_waiting=10,
     prefix_reuse=True,
 )
 

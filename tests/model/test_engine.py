@@ -42,7 +42,6 @@ def config(stored: StoredModel, **fields: Any) -> EngineConfig:
         "n_threads": 1,
         "n_gpu_layers": 0,
         "max_running": 8,
-        "max_waiting": 64,
         "prefix_reuse": True,
     }
     return EngineConfig(**{**defaults, **fields})
@@ -52,7 +51,7 @@ def engine(backend: LlamaBackend, *, n_batch: int = 512, prefix_reuse: bool = Tr
     """A new engine over the loaded model; what another one retained is cleared from the KV cache."""
     for slot in range(backend.info.n_seq_max):
         backend._context.release(slot)
-    return EngineCore(backend, n_batch=n_batch, max_running=8, max_waiting=64, prefix_reuse=prefix_reuse)
+    return EngineCore(backend, n_batch=n_batch, max_running=8, prefix_reuse=prefix_reuse)
 
 
 @pytest.fixture(scope="module")
