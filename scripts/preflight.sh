@@ -4,7 +4,7 @@ set -u
 python=${1:-python3}
 missing=""
 
-command -v "$python" >/dev/null 2>&1 || missing="$missing python3"
+command -v "$python" >/dev/null 2>&1 || missing="$missing python3 python3-venv"
 if command -v "$python" >/dev/null 2>&1; then
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
         echo "Python 3.11 or newer is wanted; $python is $("$python" --version 2>&1)." >&2

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Generator
 
 import uvicorn
 from fastapi import FastAPI
+
+from appliance import logs
+
+log = logging.getLogger(__name__)
 
 # Requests are ended by their engine when the time to drain is up; this is for clients that don't take the end.
 LINGER_S = 10
@@ -50,6 +55,9 @@ class Server(uvicorn.Server):
             self._end_now.set()
             return
         self.should_exit = True
+        n_requests = len(self.server_state.tasks)
+        if n_requests:
+            log.info(logs.event("stopping", requests_running=n_requests, drain_s=self._drain_s, again="ends them now"))
         asyncio.get_running_loop().call_later(self._drain_s, self._end_now.set)
 
     async def run_until_stopped(self, listener: socket.socket, end_requests: Callable[[], Awaitable[None]]) -> None:
