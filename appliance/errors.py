@@ -38,6 +38,26 @@ class ModelNotFound(ApplianceError):
     status, kind, code = 404, "invalid_request_error", "model_not_found"
 
 
+class RequestCancelled(ApplianceError):
+    status, kind, code = 409, "invalid_request_error", "request_cancelled"
+
+
+class Unauthorized(ApplianceError):
+    status, kind, code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class Forbidden(ApplianceError):
+    status, kind, code = 403, "invalid_request_error", "forbidden"
+
+
+class NotFound(ApplianceError):
+    status, kind, code = 404, "invalid_request_error", "not_found"
+
+
+class BodyTooLarge(ApplianceError):
+    status, kind, code = 413, "invalid_request_error", "body_too_large"
+
+
 class QueueFull(ApplianceError):
     status, kind, code = 429, "rate_limit_error", "queue_full"
 

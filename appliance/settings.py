@@ -69,6 +69,36 @@ class Settings(BaseSettings):
         int,
         Field(ge=0, le=100_000, description="Most requests queued for a model; more are refused with 429."),
     ] = 256
+    api_keys_file: Annotated[
+        Path | None,
+        Field(description="File of API keys: one a line, then optionally name=, weight=, scope=; unset: none wanted."),
+    ] = None
+    auth: Annotated[
+        Literal["keys", "off"],
+        Field(description="off: serve without keys, although published beyond this machine."),
+    ] = "keys"
+    published_address: Annotated[
+        str | None,
+        Field(description="Address at which others reach the server, if that is not host (in a container)."),
+    ] = None
+    allowed_hosts: Annotated[
+        list[str], Field(description="Names that clients may call the server by; addresses and localhost always are.")
+    ] = []
+    cors_origins: Annotated[list[str], Field(description="Origins whose web pages may call the API; empty: none.")] = []
+    root_path: Annotated[str, Field(description="Path under which a proxy shows the server.")] = ""
+    trusted_proxies: Annotated[
+        list[str], Field(description="Addresses of proxies whose X-Forwarded headers are believed.")
+    ] = []
+    tls_cert: Annotated[Path | None, Field(description="Certificate chain in PEM; serves HTTPS, TLS 1.2 or newer.")] = (
+        None
+    )
+    tls_key: Annotated[Path | None, Field(description="Private key of tls_cert, if it is not in the same file.")] = None
+    max_body_bytes: Annotated[
+        int, Field(ge=1024, le=1 << 30, description="Largest request body; more is refused with 413.")
+    ] = 8 << 20
+    max_connections: Annotated[
+        int, Field(ge=1, le=60_000, description="Most connections at the same time; more are refused with 503.")
+    ] = 1024
     prefix_reuse: Annotated[
         bool, Field(description="Start a prompt from what earlier prompts with the same beginning computed.")
     ] = True
@@ -76,11 +106,20 @@ class Settings(BaseSettings):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log line printed.")
     ] = "info"
+    log_format: Annotated[Literal["console", "json"], Field(description="Log lines for people or for programs.")] = (
+        "console"
+    )
 
     @model_validator(mode="after")
     def _a_step_has_room_for_all_that_run(self) -> Settings:
         if self.max_running > self.n_batch:
             raise ValueError(f"max_running={self.max_running}: want at most n_batch, which is {self.n_batch}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_key_belongs_to_a_certificate(self) -> Settings:
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ValueError(f"tls_key={self.tls_key}: want tls_cert, too")
         return self
 
     @classmethod

@@ -7,6 +7,7 @@ a model. Tokens are bytes; token 0 ends a generation.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 from appliance.engine.backend import BackendInfo, Sampled
@@ -20,7 +21,9 @@ END = 0
 
 
 class FakeBackend:
-    def __init__(self, *, n_ctx: int = 256, n_ctx_train: int = 256, n_seq_max: int = 8) -> None:
+    def __init__(self, *, n_ctx: int = 256, n_ctx_train: int = 256, n_seq_max: int = 8, step_s: float = 0.0) -> None:
+        """``step_s``: how long a step computes."""
+        self._step_s = step_s
         self.info = BackendInfo(
             n_ctx=n_ctx,
             n_ctx_train=n_ctx_train,
@@ -43,6 +46,9 @@ class FakeBackend:
     def piece(self, token: int) -> bytes:
         return bytes([token])
 
+    def token_name(self, token: int) -> bytes:
+        return b"<|end|>" if token == END else bytes([token])
+
     def is_eog(self, token: int) -> bool:
         return token == END
 
@@ -56,6 +62,8 @@ class FakeBackend:
 
     def run(self, plan: StepPlan) -> list[Sampled]:
         self.steps.append(plan)
+        if self._step_s:
+            time.sleep(self._step_s)
         for operation in plan.memory:
             match operation:
                 case Copy(source, target, n_tokens):
@@ -85,4 +93,5 @@ class FakeBackend:
 def load_fake(config: EngineConfig) -> Iterator[FakeBackend]:
     """As an engine process loads its model. ``n_ctx`` 0 means 256."""
     n_ctx = config.n_ctx or 256
-    yield FakeBackend(n_ctx=n_ctx, n_ctx_train=n_ctx, n_seq_max=config.max_running + 2)
+    # As long as a fast model takes: no test waits for it, but without it a client could not keep up.
+    yield FakeBackend(n_ctx=n_ctx, n_ctx_train=n_ctx, n_seq_max=config.max_running + 2, step_s=0.001)

@@ -1,4 +1,4 @@
-"""``python -m tests.fake_engine FD``: a real engine process with the fake backend."""
+"""``python -m tests.fake_engine FD LEVEL FORMAT``: a real engine process with the fake backend."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from appliance.engine.runner import run_engine
 from tests.fake_backend import load_fake
 
 if __name__ == "__main__":
-    logs.configure("info")
+    logs.configure(*sys.argv[2:4])
     with socket.socket(fileno=int(sys.argv[1])) as connection:
         run_engine(connection, load_fake)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,14 +14,17 @@ from typing import Any
 
 import httpx
 
-from appliance.api.app import create_app
-from appliance.api.server import Server
+from appliance.api.app import AppOptions, create_app
+from appliance.api.server import Server, ServerOptions
 from appliance.api.state import AppState
 from appliance.engine.client import EngineProcess
 from appliance.engine.messages import EngineConfig
 from appliance.models.gguf_header import GGUFHeader
 from appliance.models.store import Record, StoredModel
-from appliance.service.chat import ChatService
+from appliance.service.activity import Activity
+from appliance.service.inference import Inference
+from appliance.service.metrics import Metrics
+from appliance.state.keys import AdminToken, KeyFile
 from appliance.supervisor.supervisor import Supervisor
 
 MODEL = "fake"
@@ -56,6 +60,8 @@ class Gateway:
     http: httpx.AsyncClient
     supervisor: Supervisor
     server: Server
+    activity: Activity
+    admin: dict[str, str]
 
     @property
     def port(self) -> int:
@@ -71,26 +77,39 @@ async def run_gateway(
     config: EngineConfig | None = None,
     *,
     header: GGUFHeader = HEADER,
-    drain_s: float = 5.0,
+    server: ServerOptions | None = None,
     max_open: int = 100,
+    keys: Path | None = None,
+    cors_origins: tuple[str, ...] = (),
+    max_body_bytes: int = 8 << 20,
     module: str = "tests.fake_engine",
 ) -> AsyncIterator[Gateway]:
-    """A gateway that is ready."""
+    """A gateway that is ready. Its admin token is in ``gateway.admin``."""
     record = Record(
         schema=1, name=MODEL, gguf_sha256="0" * 64, gguf_bytes=1, mtime_ns=0, inode=0, quantization="F32", header=header
     )
     stored = StoredModel(Path("/nowhere"), record, note="a fake")
-    spawn = partial(EngineProcess, config or engine_config(), log_level="info", module=module)
+    spawn = partial(EngineProcess, config or engine_config(), log_level="info", log_format="console", module=module)
     supervisor = Supervisor(spawn, spawn(), max_open=max_open)
-    server = Server(create_app(AppState(stored, supervisor, ChatService(supervisor, stored))), drain_s=drain_s)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    activity = Activity(Metrics(MODEL, lambda: supervisor.load))
+    state = AppState(stored, supervisor, activity, Inference(supervisor, stored, activity))
+    with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryDirectory() as scratch:
+        options = AppOptions(
+            keys=KeyFile(keys) if keys is not None else None,
+            admin=AdminToken(Path(scratch)),
+            allowed_hosts=("llm.example",),
+            cors_origins=cors_origins,
+            max_body_bytes=max_body_bytes,
+        )
+        running = Server(create_app(state, options), server or ServerOptions(drain_s=5.0), on_stop=supervisor.drain)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        serving = asyncio.create_task(server.run_until_stopped(listener, supervisor.stop))
+        serving = asyncio.create_task(running.run_until_stopped(listener, supervisor.stop))
         async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http:
             try:
                 await supervisor.wait_until_loaded()
-                yield Gateway(url, http, supervisor, server)
+                admin = (Path(scratch) / "admin-token").read_text().strip()
+                yield Gateway(url, http, supervisor, running, activity, {"Authorization": f"Bearer {admin}"})
             finally:
-                server.stop()
-                server.stop()
+                running.stop()
+                running.stop()
                 await serving

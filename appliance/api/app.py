@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 import appliance
-from appliance.api import chat, errors, health, models
+from appliance.api import admin, completions, docs, errors, health, models, tokens
+from appliance.api.access import Guard
+from appliance.api.limits import BodyLimit
+from appliance.api.observe import Observer
 from appliance.api.state import AppState
+from appliance.state.keys import AdminToken, KeyFile
 
 
-def create_app(state: AppState) -> FastAPI:
-    # The interactive pages load scripts from the internet: they stay off.
+@dataclass(frozen=True, slots=True)
+class AppOptions:
+    """``keys`` None: inference is open. ``cors_origins`` empty: no CORS header is ever sent."""
+
+    keys: KeyFile | None
+    admin: AdminToken
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    max_body_bytes: int = 8 << 20
+
+
+def create_api(state: AppState) -> FastAPI:
+    """The routes alone."""
     app = FastAPI(title="LLM appliance", version=appliance.__version__, docs_url=None, redoc_url=None)
     app.state.appliance = state
     errors.install(app)
-    for module in (chat, models, health):
+    for module in (completions, tokens, models, health, admin, docs):
         app.include_router(module.router)
     return app
+
+
+def create_app(state: AppState, options: AppOptions) -> ASGIApp:
+    """The routes behind their guards: from the outside, observed, CORS, Host and keys, size of the body."""
+    app: ASGIApp = BodyLimit(create_api(state), options.max_body_bytes)
+    app = Guard(app, keys=options.keys, admin=options.admin, hosts=options.allowed_hosts)
+    if options.cors_origins:
+        app = CORSMiddleware(
+            app, allow_origins=options.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+    return Observer(app, state.activity.metrics)

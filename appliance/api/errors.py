@@ -79,7 +79,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 def _place(detail: Mapping[str, Any]) -> list[str]:
     """Where in the body an error is, without pydantic's names for the members of a union."""
     steps = [str(step) for step in detail["loc"][1:]]
-    return [step for step in steps if step != "str" and "[" not in step]
+    return [step for step in steps if step != "str" and "[" not in step and not step.startswith("constrained-")]
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

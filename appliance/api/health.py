@@ -1,24 +1,24 @@
-"""``/health/live`` and ``/health/ready``."""
+"""``/health/live``, ``/health/ready`` and ``/metrics``."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 
-from appliance.api.state import AppState, app_state
+from appliance.api.state import State
 
-router = APIRouter(prefix="/health")
+router = APIRouter()
 
 
-@router.get("/live")
+@router.get("/health/live")
 async def live() -> dict[str, str]:
     """200 while the gateway runs."""
     return {"status": "live"}
 
 
-@router.get("/ready")
-async def ready(response: Response, state: Annotated[AppState, Depends(app_state)]) -> dict[str, Any]:
+@router.get("/health/ready")
+async def ready(response: Response, state: State) -> dict[str, Any]:
     """200 when requests can be answered, 503 with the reason otherwise."""
     supervisor = state.supervisor
     body: dict[str, Any] = {"status": supervisor.state, "model": state.model.name}
@@ -27,3 +27,9 @@ async def ready(response: Response, state: Annotated[AppState, Depends(app_state
         if supervisor.error is not None:
             body["error"] = supervisor.error.message
     return body
+
+
+@router.get("/metrics")
+async def metrics(state: State) -> Response:
+    """Everything that is counted, for Prometheus."""
+    return Response(state.activity.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

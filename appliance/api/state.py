@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from appliance.models.store import StoredModel
-from appliance.service.chat import ChatService
+from appliance.service.activity import Activity
+from appliance.service.context import RequestContext
+from appliance.service.inference import Inference
 from appliance.supervisor.supervisor import Supervisor
 
 
@@ -15,7 +18,8 @@ from appliance.supervisor.supervisor import Supervisor
 class AppState:
     model: StoredModel
     supervisor: Supervisor
-    chat: ChatService
+    activity: Activity
+    inference: Inference
 
 
 def app_state(request: Request) -> AppState:
@@ -23,5 +27,15 @@ def app_state(request: Request) -> AppState:
     return state
 
 
-def chat_service(request: Request) -> ChatService:
-    return app_state(request).chat
+def request_context(request: Request) -> RequestContext:
+    context: RequestContext = request.scope["state"]["context"]
+    return context
+
+
+def inference(request: Request) -> Inference:
+    return app_state(request).inference
+
+
+State = Annotated[AppState, Depends(app_state)]
+Context = Annotated[RequestContext, Depends(request_context)]
+Service = Annotated[Inference, Depends(inference)]

@@ -10,16 +10,18 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
-import orjson
 from fastapi import Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from appliance.api.errors import ClientLeft, envelope
+from appliance.api.wire.stream import frame
 from appliance.errors import ApplianceError
 
 T = TypeVar("T")
 
-DONE = b"data: [DONE]\n\n"
+# Proxies cut connections on which nothing moves.
+KEEP_ALIVE_S = 15.0
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class Chunks(Protocol):
@@ -30,11 +32,6 @@ class Chunks(Protocol):
     async def aclose(self) -> None: ...
 
 
-def frame(value: Any) -> bytes:
-    """One server-sent event."""
-    return b"data: " + orjson.dumps(value) + b"\n\n"
-
-
 class EventStreamResponse(Response):
     """Sends ``first`` and then each of ``chunks`` as they come; closes ``chunks`` when the client leaves.
 
@@ -42,31 +39,49 @@ class EventStreamResponse(Response):
     """
 
     def __init__(self, first: bytes, chunks: Chunks) -> None:
-        super().__init__(
-            media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        )
+        super().__init__(media_type="text/event-stream", headers=HEADERS)
         del self.headers["content-length"]
         self._first = first
         self._chunks = chunks
+        self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self._send_all(send))
-        await _until_left(sending, receive)
+        keeping_alive = asyncio.create_task(self._keep_alive(send))
+        try:
+            await _until_left(sending, receive)
+        finally:
+            keeping_alive.cancel()
 
     async def _send_all(self, send: Send) -> None:
-        def body(data: bytes, *, more: bool = True) -> Message:
-            return {"type": "http.response.body", "body": data, "more_body": more}
-
+        loop = asyncio.get_running_loop()
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
-            await send(body(self._first))
+            await send(_body(self._first))
             async for chunk in self._chunks:
-                await send(body(chunk))
+                self._sent_at = loop.time()
+                await send(_body(chunk))
         except ApplianceError as error:
-            await send(body(frame(envelope(error))))
+            await send(_body(frame(envelope(error))))
         finally:
             await self._chunks.aclose()
-        await send(body(b"", more=False))
+        await send(_body(b"", more=False))
+
+    async def _keep_alive(self, send: Send) -> None:
+        """A comment, which clients ignore, whenever nothing was sent for a while."""
+        loop = asyncio.get_running_loop()
+        self._sent_at = loop.time()
+        while True:
+            due_s = self._sent_at + KEEP_ALIVE_S - loop.time()
+            if due_s > 0:
+                await asyncio.sleep(due_s)
+                continue
+            self._sent_at = loop.time()
+            await send(_body(b": keep-alive\n\n"))
+
+
+def _body(data: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import shutil
 import socket
 import sys
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,18 +18,39 @@ import typer
 from appliance.errors import ApplianceError, ConfigError
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from appliance.api.server import ServerOptions
     from appliance.engine.client import EngineProcess
     from appliance.engine.messages import EngineConfig
     from appliance.models.store import StoredModel
     from appliance.settings import Settings
+    from appliance.state.keys import AdminToken, KeyFile
+    from appliance.supervisor.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a start has made before the web framework is imported."""
+
+    config: Settings
+    stored: StoredModel
+    keys: KeyFile | None
+    admin: AdminToken
+    listener: socket.socket
+    spawn: partial[EngineProcess]
+    first: EngineProcess
 
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port; 0 takes a free one. [default: 8080]")] = None,
     model: Annotated[str | None, typer.Option(help="Model to serve. [default: the first in models.lock]")] = None,
+    auth: Annotated[str | None, typer.Option(help="keys, or off to serve others without. [default: keys]")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [default: info]")] = None,
 ) -> None:
     """Serve the OpenAI-compatible API until stopped.
@@ -39,10 +62,15 @@ def serve(
     from appliance.models.lock import read_lock
     from appliance.models.store import ModelStore
     from appliance.state.folder import StateFolder
+    from appliance.state.keys import AdminToken, KeyFile
 
-    config = settings.load(host=host, port=port, model=model, log_level=log_level)
-    logs.configure(config.log_level)
+    config = settings.load(host=host, port=port, model=model, auth=auth, log_level=log_level)
+    logs.configure(config.log_level, config.log_format)
+    keys = KeyFile(config.api_keys_file) if config.api_keys_file is not None else None
+    _check_published(config, has_keys=keys is not None)
+    _check_tls(config)
     with StateFolder(config.state_dir):
+        admin = AdminToken(config.state_dir)
         entry = read_lock(config.models_lock).entry(config.model)
         stored = ModelStore(config.models_dir).find(entry)
         if stored is None:
@@ -50,9 +78,40 @@ def serve(
                 f"the model {entry.name} is not in {config.models_dir}; run `appliance models fetch {entry.name}`"
             )
         with _listen(config.host, config.port) as listener:
-            spawn = partial(EngineProcess, _engine_config(config, stored), log_level=config.log_level)
+            spawn = partial(
+                EngineProcess,
+                _engine_config(config, stored),
+                log_level=config.log_level,
+                log_format=config.log_format,
+            )
             first = spawn()  # loads while this process imports the rest
-            raise typer.Exit(_run(config, stored, spawn, first, listener))
+            raise typer.Exit(_run(Parts(config, stored, keys, admin, listener, spawn, first)))
+
+
+def _check_published(config: Settings, *, has_keys: bool) -> None:
+    """Whoever can reach the server can use it: others only with keys, unless that is said to be wanted."""
+    from appliance.addresses import is_loopback
+
+    address = config.published_address or config.host
+    if is_loopback(address) or has_keys:
+        return
+    if config.auth == "keys":
+        raise ConfigError(
+            f"the server would be reachable at {address} without API keys; set APPLIANCE_API_KEYS_FILE, "
+            "listen on 127.0.0.1, or say --auth off"
+        )
+    log.warning("auth_off: everybody who reaches %s can use this server", address)
+
+
+def _check_tls(config: Settings) -> None:
+    import ssl
+
+    if config.tls_cert is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"tls_cert={config.tls_cert} tls_key={config.tls_key} can't be used: {error}") from None
 
 
 def _engine_config(config: Settings, stored: StoredModel) -> EngineConfig:
@@ -73,11 +132,10 @@ def _engine_config(config: Settings, stored: StoredModel) -> EngineConfig:
 def _listen(host: str, port: int) -> socket.socket:
     """Raises ConfigError if the address can't be had, naming who has it."""
     try:
-        (family, _, _, _, address), *_ = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise ConfigError(f"host={host}: {error.strerror}") from None
+    family, _, _, _, address = found[0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -106,36 +164,21 @@ def _pid_listening_on(port: int) -> int | None:
     return next((c.pid for c in listening if getattr(c.laddr, "port", None) == port), None)
 
 
-def _run(
-    config: Settings,
-    stored: StoredModel,
-    spawn: partial[EngineProcess],
-    first: EngineProcess,
-    listener: socket.socket,
-) -> int:
+def _run(parts: Parts) -> int:
     """The exit status, once the server has been stopped."""
     import uvloop
 
-    return uvloop.run(_serve(config, stored, spawn, first, listener))
+    return uvloop.run(_serve(parts))
 
 
-async def _serve(
-    config: Settings,
-    stored: StoredModel,
-    spawn: partial[EngineProcess],
-    first: EngineProcess,
-    listener: socket.socket,
-) -> int:
-    from appliance.api.app import create_app
+async def _serve(parts: Parts) -> int:
     from appliance.api.server import Server
-    from appliance.api.state import AppState
-    from appliance.service.chat import ChatService
     from appliance.supervisor.supervisor import Supervisor
 
-    supervisor = Supervisor(spawn, first, max_open=config.max_running + config.max_waiting)
-    app = create_app(AppState(stored, supervisor, ChatService(supervisor, stored)))
-    server = Server(app, drain_s=config.drain_s)
-    serving = asyncio.create_task(server.run_until_stopped(listener, supervisor.stop))
+    config, stored = parts.config, parts.stored
+    supervisor = Supervisor(parts.spawn, parts.first, max_open=config.max_running + config.max_waiting)
+    server = Server(_app(parts, supervisor), _server_options(config), on_stop=supervisor.drain)
+    serving = asyncio.create_task(server.run_until_stopped(parts.listener, supervisor.stop))
     try:
         info = await supervisor.wait_until_loaded()
     except ApplianceError as error:
@@ -145,13 +188,47 @@ async def _serve(
         if is_stopped:
             return 0
         raise ConfigError(f"{stored.name}: {error.message}") from None
-    host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    host, port = parts.listener.getsockname()[:2]
+    scheme = "https" if config.tls_cert is not None else "http"
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{config.root_path}"
     typer.echo(f"ready: {stored.name} on {info.device} at {url}/v1 - now try: {_chat_command(url)}")
     if stored.note:
         typer.echo(stored.note)
     await serving
     return 0
+
+
+def _app(parts: Parts, supervisor: Supervisor) -> ASGIApp:
+    from appliance.api.app import AppOptions, create_app
+    from appliance.api.state import AppState
+    from appliance.service.activity import Activity
+    from appliance.service.inference import Inference
+    from appliance.service.metrics import Metrics
+
+    config = parts.config
+    activity = Activity(Metrics(parts.stored.name, lambda: supervisor.load))
+    state = AppState(parts.stored, supervisor, activity, Inference(supervisor, parts.stored, activity))
+    options = AppOptions(
+        keys=parts.keys,
+        admin=parts.admin,
+        allowed_hosts=tuple(config.allowed_hosts),
+        cors_origins=tuple(config.cors_origins),
+        max_body_bytes=config.max_body_bytes,
+    )
+    return create_app(state, options)
+
+
+def _server_options(config: Settings) -> ServerOptions:
+    from appliance.api.server import ServerOptions
+
+    return ServerOptions(
+        drain_s=config.drain_s,
+        max_connections=config.max_connections,
+        root_path=config.root_path,
+        trusted_proxies=",".join(config.trusted_proxies),
+        tls_cert=config.tls_cert,
+        tls_key=config.tls_key,
+    )
 
 
 def _chat_command(url: str) -> str:

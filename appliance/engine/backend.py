@@ -62,6 +62,9 @@ class Backend(Protocol):
     def piece(self, token: int) -> bytes:
         """The token's text; empty for control tokens."""
 
+    def token_name(self, token: int) -> bytes:
+        """As :meth:`piece`, but control tokens are written out."""
+
     def is_eog(self, token: int) -> bool:
         """Whether the token ends a generation."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import math
 import signal
 import socket
 import subprocess
@@ -14,17 +14,20 @@ from collections.abc import AsyncIterator
 
 from appliance.engine.messages import (
     Abort,
+    Command,
+    Detokenize,
     EngineConfig,
     Event,
     Events,
-    Failed,
-    Finished,
     FrameReader,
+    Load,
     LoadFailed,
     Ready,
     Report,
     Stop,
     Submit,
+    Terminal,
+    Tokenize,
     encode,
 )
 from appliance.errors import EngineCrashed, EngineFailed, QueueFull
@@ -35,16 +38,17 @@ RECV_BYTES = 1 << 18
 class EngineProcess:
     """An engine process and our end of its socket. Started without an event loop, so that it loads meanwhile."""
 
-    def __init__(self, config: EngineConfig, *, log_level: str, module: str = "appliance.engine.llama") -> None:
-        """``module`` is run with the number of its socket as argument."""
+    def __init__(
+        self, config: EngineConfig, *, log_level: str, log_format: str, module: str = "appliance.engine.llama"
+    ) -> None:
+        """``module`` is run with the number of its socket and how to log as arguments."""
         self.socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(theirs.fileno())],
+                [sys.executable, "-m", module, str(theirs.fileno()), log_level, log_format],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),
-                env={**os.environ, "APPLIANCE_LOG_LEVEL": log_level},
             )
         self.pid = self._process.pid
         self.socket.sendall(encode(config))
@@ -66,7 +70,7 @@ class EngineProcess:
 
 
 class EventStream:
-    """The events of one request, in order; the last one is :class:`Finished` or :class:`Failed`."""
+    """The events of one request, in order; the last one is terminal."""
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
@@ -110,6 +114,10 @@ class EngineClient:
         self._process = process
         self._max_open = max_open
         self.has_ended = False
+        self.load: Load | None = None
+        # The mean time between two requests' ends while others were open.
+        self._gap_s = 0.0
+        self._ended_at: float | None = None
         self._streams: dict[str, EventStream] = {}
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._writer: asyncio.StreamWriter | None = None
@@ -137,14 +145,16 @@ class EngineClient:
         await asyncio.shield(self._reading)
 
     @contextlib.asynccontextmanager
-    async def submit(self, message: Submit) -> AsyncIterator[EventStream]:
+    async def submit(self, message: Submit | Tokenize | Detokenize) -> AsyncIterator[EventStream]:
         """Sends a request and gives its events. Leaving the block before its end aborts it.
 
         Raises:
             QueueFull: as many requests as are allowed run and wait already.
         """
         if len(self._streams) >= self._max_open:
-            raise QueueFull(f"{self._max_open} requests run and wait already; try again later", retry_after_s=1)
+            raise QueueFull(
+                f"{self._max_open} requests run and wait already; try again later", retry_after_s=self._retry_after_s()
+            )
         stream = EventStream()
         if self.has_ended:
             stream.close()
@@ -167,7 +177,7 @@ class EngineClient:
             await self._process.wait()
         await self._reading
 
-    def _send(self, command: Submit | Abort | Stop) -> None:
+    def _send(self, command: Command) -> None:
         if self._writer is not None and not self.has_ended:
             self._writer.write(encode(command))
 
@@ -194,18 +204,30 @@ class EngineClient:
 
     def _take(self, report: Report) -> None:
         match report:
-            case Events(events):
+            case Events(events, load):
+                self.load = load
                 for event in events:
                     stream = self._streams.get(event.request_id)
                     if stream is None:
                         continue  # the client has left; the abort is under way
                     stream.push(event)
-                    if isinstance(event, Finished | Failed):
+                    if isinstance(event, Terminal):
                         del self._streams[event.request_id]
+                        self._note_end()
             case Ready():
                 self._ready.set_result(report)
             case LoadFailed(message):
                 self._fail_to_load(EngineFailed(message))
+
+    def _note_end(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._ended_at is not None and self._streams:
+            self._gap_s += (now - self._ended_at - self._gap_s) / 8
+        self._ended_at = now
+
+    def _retry_after_s(self) -> int:
+        """When half of what is open now should have ended, at the pace of the latest requests."""
+        return min(600, max(1, math.ceil(self._gap_s * len(self._streams) / 2)))
 
     def _fail_to_load(self, error: EngineFailed | EngineCrashed) -> None:
         self._ready.set_exception(error)

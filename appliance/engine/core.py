@@ -7,11 +7,27 @@ Everything here runs on one thread, so there are no locks. Each request that was
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from appliance import logs
 from appliance.engine.backend import Backend, BadBatch, KVCacheFull, Sampled
-from appliance.engine.messages import Accepted, Event, Failed, Finished, Piece, SequenceFinished, Submit
+from appliance.engine.messages import (
+    Accepted,
+    Detokenize,
+    Detokenized,
+    Event,
+    Failed,
+    Finished,
+    Load,
+    Piece,
+    Progress,
+    SequenceFinished,
+    Submit,
+    Tokenize,
+    Tokenized,
+)
 from appliance.engine.scheduler import Scheduler, StepPlan
 from appliance.engine.sequence import Sequence
 from appliance.engine.text import TextStream
@@ -26,14 +42,27 @@ class _Request:
 
     submit: Submit
     n_prompt: int
+    submitted_at: float
     open: dict[int, Sequence] = field(default_factory=dict)
     text: dict[int, TextStream] = field(default_factory=dict)
     n_cached: int = 0
     n_completion: int = 0
+    # Times of the engine's clock; None until it has come to that.
+    started_at: float | None = None
+    first_token_at: float | None = None
 
 
 class EngineCore:
-    def __init__(self, backend: Backend, *, n_batch: int, max_running: int, prefix_reuse: bool) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        n_batch: int,
+        max_running: int,
+        prefix_reuse: bool,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._now = now
         info = backend.info
         self._backend = backend
         self._n_ctx_seq = min(info.n_ctx, info.n_ctx_train)
@@ -53,6 +82,11 @@ class EngineCore:
     def is_idle(self) -> bool:
         return self._scheduler.is_idle
 
+    @property
+    def load(self) -> Load:
+        scheduler = self._scheduler
+        return Load(scheduler.n_running, scheduler.n_waiting, scheduler.n_cells_used, self._backend.info.n_ctx)
+
     def submit(self, message: Submit) -> list[Event]:
         """Queues a request, or refuses it."""
         try:
@@ -60,6 +94,20 @@ class EngineCore:
         except ApplianceError as error:
             return [Failed(message.request_id, error.code or "", error.message)]
         return [Accepted(message.request_id, request.n_prompt)]
+
+    def tokenize(self, message: Tokenize) -> list[Event]:
+        try:
+            return [Tokenized(message.request_id, tuple(self._backend.tokenize(message.parts)))]
+        except ApplianceError as error:
+            return [Failed(message.request_id, error.code or "", error.message)]
+
+    def detokenize(self, message: Detokenize) -> list[Event]:
+        try:
+            self._check_tokens(message.tokens, "tokens")
+        except ApplianceError as error:
+            return [Failed(message.request_id, error.code or "", error.message)]
+        text = b"".join(self._backend.token_name(token) for token in message.tokens)
+        return [Detokenized(message.request_id, text.decode("utf-8", "replace"))]
 
     def abort(self, request_id: str) -> list[Event]:
         """Ends a request now. One that has ended already is left alone: its last event crossed the abort."""
@@ -75,6 +123,11 @@ class EngineCore:
     def step(self) -> list[Event]:
         """Computes one step; the events it led to, in order."""
         plan = self._scheduler.schedule()
+        now = self._now()
+        for chunk in plan.chunks:
+            request = self._requests[chunk.sequence.request_id]
+            if request.started_at is None:
+                request.started_at = now
         try:
             sampled = self._backend.run(plan)
         except KVCacheFull as error:
@@ -88,6 +141,11 @@ class EngineCore:
         for chunk in plan.chunks:
             if chunk.wants_logits:
                 events += self._advance(chunk.sequence, next(results))
+            elif chunk.sequence.index == 0:
+                sequence = chunk.sequence
+                events.append(
+                    Progress(sequence.request_id, min(sequence.n_computed, sequence.n_prompt), sequence.n_prompt)
+                )
         if self._scheduler.is_idle and log.isEnabledFor(logging.DEBUG):
             self._scheduler.check_integrity()
         return events
@@ -96,15 +154,13 @@ class EngineCore:
         tokens = list(message.tokens) if message.tokens else self._backend.tokenize(message.parts)
         if not tokens:
             raise InvalidRequest("the prompt is empty", param="prompt")
-        n_vocab = self._backend.info.n_vocab
-        if outside := [token for token in tokens if not 0 <= token < n_vocab]:
-            raise InvalidRequest(f"token {outside[0]} is not in the vocabulary (0 to {n_vocab - 1})", param="prompt")
+        self._check_tokens(tokens, "prompt")
         if len(tokens) >= self._n_ctx_seq:
             raise ContextLengthExceeded(
                 f"the prompt has {len(tokens)} tokens; this model's context holds {self._n_ctx_seq}, and at least "
                 "one must be left for the answer. Shorten the prompt, or raise n_ctx"
             )
-        request = _Request(message, n_prompt=len(tokens))
+        request = _Request(message, n_prompt=len(tokens), submitted_at=self._now())
         for index in range(message.n):
             sequence = Sequence(
                 request_id=message.request_id,
@@ -122,6 +178,12 @@ class EngineCore:
             self._scheduler.add(sequence)
         return request
 
+    def _check_tokens(self, tokens: Iterable[int], param: str) -> None:
+        n_vocab = self._backend.info.n_vocab
+        for token in tokens:
+            if not 0 <= token < n_vocab:
+                raise InvalidRequest(f"token {token} is not in the vocabulary (0 to {n_vocab - 1})", param=param)
+
     def _open_samplers(self, request: _Request) -> None:
         params = request.submit.params
         opened: list[Sequence] = []
@@ -136,9 +198,13 @@ class EngineCore:
 
     def _advance(self, sequence: Sequence, result: Sampled) -> list[Event]:
         """What one more token of a sequence leads to."""
-        request = self._requests[sequence.request_id]
+        request = self._requests.get(sequence.request_id)
+        if request is None:
+            return []  # another of its sequences has failed it in this step
         if result.error is not None:
             return [self._fail(request, EngineFailed.code or "", result.error)]
+        if request.first_token_at is None:
+            request.first_token_at = self._now()
         text = request.text[sequence.index]
         reason = None
         if self._backend.is_eog(result.token) and not request.submit.ignore_eos:
@@ -177,8 +243,18 @@ class EngineCore:
 
     def _end(self, request: _Request) -> Event:
         self._forget(request)
-        submit = request.submit
-        return Finished(submit.request_id, request.n_prompt, request.n_cached, request.n_completion)
+        now = self._now()
+        started_at = now if request.started_at is None else request.started_at
+        first_token_at = now if request.first_token_at is None else request.first_token_at
+        return Finished(
+            request.submit.request_id,
+            request.n_prompt,
+            request.n_cached,
+            request.n_completion,
+            queue_s=started_at - request.submitted_at,
+            prefill_s=first_token_at - started_at,
+            decode_s=now - first_token_at,
+        )
 
     def _fail(self, request: _Request, code: str, message: str) -> Event:
         self._forget(request)

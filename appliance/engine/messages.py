@@ -71,11 +71,25 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
     request_id: str
 
 
+class Tokenize(msgspec.Struct, frozen=True, tag="tokenize"):
+    """Asks for the tokens of a prompt; answered by :class:`Tokenized` or :class:`Failed`."""
+
+    request_id: str
+    parts: tuple[PromptPart, ...]
+
+
+class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
+    """Asks for the text of tokens, control tokens written out; answered by :class:`Detokenized` or :class:`Failed`."""
+
+    request_id: str
+    tokens: tuple[int, ...]
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Ends the process; open requests fail first."""
 
 
-Command = EngineConfig | Submit | Abort | Stop
+Command = EngineConfig | Submit | Abort | Tokenize | Detokenize | Stop
 
 # --- engine to gateway ---
 
@@ -93,6 +107,28 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted", array_like=True):
 
     request_id: str
     n_prompt: int
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress", array_like=True):
+    """``n_computed`` of the prompt's tokens are computed; sent while it takes more than one step."""
+
+    request_id: str
+    n_computed: int
+    n_prompt: int
+
+
+class Tokenized(msgspec.Struct, frozen=True, tag="tokenized", array_like=True):
+    """Terminal: what was asked for by :class:`Tokenize`."""
+
+    request_id: str
+    tokens: tuple[int, ...]
+
+
+class Detokenized(msgspec.Struct, frozen=True, tag="detokenized", array_like=True):
+    """Terminal: what was asked for by :class:`Detokenize`."""
+
+    request_id: str
+    text: str
 
 
 class Piece(msgspec.Struct, frozen=True, tag="piece", array_like=True):
@@ -113,12 +149,19 @@ class SequenceFinished(msgspec.Struct, frozen=True, tag="sequence_finished", arr
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished", array_like=True):
-    """Terminal: all sequences of the request are complete, or it was aborted (then none need be)."""
+    """Terminal: all sequences of the request are complete, or it was aborted (then none need be).
+
+    ``queue_s`` until the first step that computed for it, ``prefill_s`` from there to its first token, ``decode_s``
+    from there to its last one.
+    """
 
     request_id: str
     n_prompt: int
     n_cached: int
     n_completion: int
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
@@ -129,7 +172,8 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
     message: str
 
 
-Event = Accepted | Piece | SequenceFinished | Finished | Failed
+Event = Accepted | Progress | Piece | SequenceFinished | Finished | Failed | Tokenized | Detokenized
+Terminal = Finished | Failed | Tokenized | Detokenized
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -147,10 +191,20 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     message: str
 
 
+class Load(msgspec.Struct, frozen=True, array_like=True):
+    """How full the engine is: sequences, and cells of the KV cache."""
+
+    n_running: int
+    n_waiting: int
+    n_cells_used: int
+    n_cells: int
+
+
 class Events(msgspec.Struct, frozen=True, tag="events"):
-    """What happened in one step, in order."""
+    """What happened in one step, in order, and the engine's load after it."""
 
     events: tuple[Event, ...]
+    load: Load
 
 
 Report = Ready | LoadFailed | Events

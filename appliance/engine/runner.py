@@ -16,6 +16,7 @@ from appliance.engine.core import EngineCore
 from appliance.engine.messages import (
     Abort,
     Command,
+    Detokenize,
     EngineConfig,
     Event,
     Events,
@@ -24,6 +25,7 @@ from appliance.engine.messages import (
     Ready,
     Stop,
     Submit,
+    Tokenize,
     encode,
 )
 from appliance.errors import ApplianceError, EngineUnavailable
@@ -118,14 +120,18 @@ def _serve(core: EngineCore, commands: CommandSocket, first: list[Command]) -> N
                     events += core.submit(command)
                 case Abort(request_id):
                     events += core.abort(request_id)
+                case Tokenize():
+                    events += core.tokenize(command)
+                case Detokenize():
+                    events += core.detokenize(command)
                 case Stop():
                     events += core.abort_all(EngineUnavailable.code or "", "the engine is stopping")
-                    commands.send(Events(tuple(events)))
+                    commands.send(Events(tuple(events), core.load))
                     return
                 case EngineConfig():
                     raise ValueError("an engine is configured once")
         if not core.is_idle:
             events += core.step()
         if events:
-            commands.send(Events(tuple(events)))
+            commands.send(Events(tuple(events), core.load))
         received = commands.receive(wait=core.is_idle)

@@ -9,11 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-MAX_N = 16
-MAX_STOP = 16
+from appliance.schemas.sampling import GenerationFields
+
+MAX_MESSAGES = 4096
 MAX_TOP_LOGPROBS = 20
-# OpenAI's range of a bias; -100 bans a token.
-MAX_BIAS = 100.0
 
 
 class TextPart(BaseModel):
@@ -44,60 +43,14 @@ class Message(BaseModel):
         return self.content or ""
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    include_usage: bool = False
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
 
 
-class SamplingFields(BaseModel):
-    """OpenAI's sampling fields and llama.cpp's; None is the same as left out."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
-    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    top_k: Annotated[int | None, Field(ge=0)] = None
-    min_p: Annotated[float | None, Field(ge=0, le=1)] = None
-    typical_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    repeat_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
-    repeat_last_n: Annotated[int | None, Field(ge=-1, le=1 << 20)] = None
-    presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
-    frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
-    dry_multiplier: Annotated[float | None, Field(ge=0, le=100)] = None
-    dry_base: Annotated[float | None, Field(ge=1, le=100)] = None
-    dry_allowed_length: Annotated[int | None, Field(ge=0, le=1 << 20)] = None
-    dry_penalty_last_n: Annotated[int | None, Field(ge=-1, le=1 << 20)] = None
-    dry_sequence_breakers: Annotated[list[str] | None, Field(max_length=64)] = None
-    xtc_probability: Annotated[float | None, Field(ge=0, le=1)] = None
-    xtc_threshold: Annotated[float | None, Field(ge=0, le=1)] = None
-    mirostat: Annotated[int | None, Field(ge=0, le=2)] = None
-    mirostat_tau: Annotated[float | None, Field(gt=0, le=100)] = None
-    mirostat_eta: Annotated[float | None, Field(gt=0, le=1)] = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]] | None = None
-    seed: Annotated[int | None, Field(ge=-(1 << 63), lt=1 << 63)] = None
-
-    @field_validator("logit_bias")
-    @classmethod
-    def _keys_are_token_ids(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
-        for key in bias or {}:
-            if not key.isascii() or not key.isdecimal():
-                raise ValueError(f"{key!r} is not a token id")
-        return bias
-
-
-class ChatRequest(SamplingFields):
-    messages: Annotated[list[Message], Field(min_length=1)]
-    model: str | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+class ChatRequest(GenerationFields):
+    messages: Messages
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
-    n: Annotated[int | None, Field(ge=1, le=MAX_N)] = None
-    stop: str | Annotated[list[str], Field(max_length=MAX_STOP)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=MAX_TOP_LOGPROBS)] = None
-    ignore_eos: bool = False
     tools: list[Any] | None = None
     tool_choice: str | dict[str, Any] | None = None
     functions: list[Any] | None = None

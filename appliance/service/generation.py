@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 from appliance import logs
+from appliance.engine.client import EventStream
 from appliance.engine.messages import (
     Accepted,
     Event,
     Failed,
     Finished,
     Piece,
+    Progress,
     SequenceFinished,
     Submit,
     TokenLogprob,
 )
-from appliance.errors import ENGINE_ERRORS, EngineCrashed, EngineFailed
+from appliance.errors import ENGINE_ERRORS, ApplianceError, EngineCrashed, EngineFailed, RequestCancelled
+from appliance.service.activity import Activity
+from appliance.service.context import RequestContext
 from appliance.supervisor.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -40,12 +45,29 @@ class Answer:
 
 
 class Generation:
-    """Runs one request. Set ``is_committed`` once text of it has left: from then on it can't be run again."""
+    """Runs one prompt. Set ``is_committed`` once text of it has left: from then on it can't be run again."""
 
-    def __init__(self, supervisor: Supervisor, submit: Submit) -> None:
+    def __init__(self, supervisor: Supervisor, activity: Activity, context: RequestContext, submit: Submit) -> None:
         self.submit = submit
+        self.context = context
         self.is_committed = False
+        self.state = "waiting"
+        self.n_prompt = 0
+        self.n_pieces = 0
+        self.n_computed = 0
+        self.ttft_s: float | None = None
         self._supervisor = supervisor
+        self._activity = activity
+        self._stream: EventStream | None = None
+        self._last_piece_at: dict[int, float] = {}
+        self._is_cancelled = False
+        self._finish_reason = "stop"
+
+    def cancel(self) -> None:
+        """Ends the request with an error, whoever waits for it."""
+        self._is_cancelled = True
+        if self._stream is not None:
+            self._stream.close()
 
     async def events(self) -> AsyncGenerator[Sequence[Event], None]:
         """The request's events as they come; the last one is Finished. Closing the iterator aborts the request.
@@ -56,24 +78,22 @@ class Generation:
         Raises:
             ApplianceError: the request was refused or failed.
         """
-        may_retry = True
-        while True:
-            engine = await self._supervisor.engine()
-            try:
-                async with engine.submit(self.submit) as stream:
-                    while True:
-                        events = await stream.next_events()
+        finished: Finished | None = None
+        outcome = "abort"
+        try:
+            with self._activity.entry(self):
+                async with contextlib.aclosing(self._events_with_replay()) as batches:
+                    async for events in batches:
+                        self._note(events)
                         last = events[-1]
-                        if isinstance(last, Failed):
-                            raise ENGINE_ERRORS.get(last.code, EngineFailed)(last.message)
-                        yield events
                         if isinstance(last, Finished):
-                            return
-            except EngineCrashed:
-                if self.is_committed or not may_retry:
-                    raise
-                may_retry = False
-                log.warning(logs.event("request_replayed", request_id=self.submit.request_id))
+                            finished, outcome = last, self._finish_reason
+                        yield events
+        except ApplianceError as error:
+            outcome = error.code or "error"
+            raise
+        finally:
+            self._activity.ended(self, outcome, finished)
 
     async def answer(self) -> Answer:
         """The whole answer. Cancelling the call aborts the request. Raises as :meth:`events`."""
@@ -92,3 +112,48 @@ class Generation:
                         case Finished():
                             return Answer(choices, event)
         raise EngineFailed("the engine gave no end to the request")
+
+    async def _events_with_replay(self) -> AsyncGenerator[Sequence[Event], None]:
+        may_retry = True
+        while True:
+            engine = await self._supervisor.engine()
+            try:
+                async with engine.submit(self.submit) as stream:
+                    self._stream = stream
+                    while True:
+                        events = await stream.next_events()
+                        last = events[-1]
+                        if isinstance(last, Failed):
+                            raise ENGINE_ERRORS.get(last.code, EngineFailed)(last.message)
+                        yield events
+                        if isinstance(last, Finished):
+                            return
+            except EngineCrashed:
+                if self._is_cancelled:
+                    raise RequestCancelled("the request was cancelled by an administrator") from None
+                if self.is_committed or not may_retry:
+                    raise
+                may_retry = False
+                log.warning(logs.event("request_replayed", request_id=self.submit.request_id))
+
+    def _note(self, events: Sequence[Event]) -> None:
+        """Keeps what the status, the log and the metrics want to know."""
+        now = asyncio.get_running_loop().time()
+        for event in events:
+            match event:
+                case Piece(_, index, _, _):
+                    self.n_pieces += 1
+                    before = self._last_piece_at.get(index)
+                    self._last_piece_at[index] = now
+                    if before is not None:
+                        self._activity.metrics.saw_next_token(now - before)
+                    elif self.ttft_s is None:
+                        self.state = "decode"
+                        self.ttft_s = now - self.context.arrived_at
+                        self._activity.metrics.saw_first_token(self.ttft_s)
+                case Progress(_, n_computed, _):
+                    self.state, self.n_computed = "prefill", n_computed
+                case Accepted(_, n_prompt):
+                    self.n_prompt = n_prompt
+                case SequenceFinished(_, _, reason):
+                    self._finish_reason = reason

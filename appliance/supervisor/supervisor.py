@@ -9,12 +9,12 @@ from typing import Literal
 
 from appliance import logs
 from appliance.engine.client import EngineClient, EngineProcess
-from appliance.engine.messages import Ready
+from appliance.engine.messages import Load, Ready
 from appliance.errors import ApplianceError, EngineUnavailable
 
 log = logging.getLogger(__name__)
 
-State = Literal["loading", "ready", "failed", "stopped"]
+State = Literal["loading", "ready", "draining", "failed", "stopped"]
 
 # An engine that had served is started again at once; one that ends again soon, or can't load, later and later.
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -51,9 +51,18 @@ class Supervisor:
             raise EngineUnavailable("the model is still loading; try again later", retry_after_s=30) from None
         if self.state == "failed":
             raise EngineUnavailable(f"the model can't be loaded: {self.error}", retry_after_s=30)
-        if self.state == "stopped":
+        if self.state in ("draining", "stopped"):
             raise EngineUnavailable("the server is stopping", retry_after_s=30)
         return self._engine
+
+    @property
+    def load(self) -> Load | None:
+        """How full the engine is; None until it has said so."""
+        return self._engine.load
+
+    @property
+    def pid(self) -> int:
+        return self._engine.pid
 
     async def wait_until_loaded(self) -> Ready:
         """Waits for the first load to end. Raises the error that it failed with."""
@@ -65,6 +74,10 @@ class Supervisor:
             raise EngineUnavailable("the server was stopped before the model was loaded")
         return self.info
 
+    def drain(self) -> None:
+        """Gives the engine to no more requests; those that have it go on."""
+        self._set("draining")
+
     async def stop(self) -> None:
         """Ends the engine; requests that are still open fail."""
         self._set("stopped")
@@ -73,6 +86,8 @@ class Supervisor:
         await self._engine.stop(STOP_GRACE_S)
 
     def _set(self, state: State) -> None:
+        if self.state == "stopped" or (self.state == "draining" and state != "stopped"):
+            return  # what the engine does no longer counts
         self.state = state
         self._changed.set()
         self._changed = asyncio.Event()

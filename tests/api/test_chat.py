@@ -3,10 +3,14 @@ from __future__ import annotations
 import json
 import re
 
+import orjson
 import pytest
 
+from appliance.engine.build import engine_build
 from appliance.models.gguf_header import GGUFHeader
 from tests.gateway import Gateway, run_gateway
+
+FINGERPRINT = f"{'0' * 12}-{engine_build()}"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -16,9 +20,13 @@ async def test_a_whole_answer_has_openai_s_shape() -> None:
         body = (await gateway.chat("ab")).json()
     assert re.fullmatch(r"chatcmpl-[0-9a-f]{32}", body.pop("id"))
     assert isinstance(body.pop("created"), int)
+    timings = body.pop("timings")
+    assert set(timings) == {"queue_s", "ttft_s", "prompt_tokens_per_s", "completion_tokens_per_s", "cached_tokens"}
+    assert timings["ttft_s"] > 0
     assert body == {
         "object": "chat.completion",
         "model": "fake",
+        "system_fingerprint": FINGERPRINT,
         "choices": [
             {
                 "index": 0,
@@ -39,7 +47,11 @@ async def test_a_whole_answer_has_openai_s_shape() -> None:
 async def test_a_stream_is_this_byte_for_byte(gateway: Gateway) -> None:
     response = await gateway.chat("kl", max_tokens=2, stream=True, stream_options={"include_usage": True})
     head = json.loads(response.text.split("\n\n")[0].removeprefix("data: "))
-    start = f'data: {{"id":"{head["id"]}","object":"chat.completion.chunk","created":{head["created"]},"model":"fake",'
+    timings = json.loads(response.text.split("\n\n")[-3].removeprefix("data: "))["timings"]
+    start = (
+        f'data: {{"id":"{head["id"]}","object":"chat.completion.chunk","created":{head["created"]},"model":"fake",'
+        f'"system_fingerprint":"{FINGERPRINT}",'
+    )
     choice = '"choices":[{"index":0,"delta":%s,"logprobs":null,"finish_reason":%s}],"usage":null}\n\n'
     usage = '{"prompt_tokens":2,"completion_tokens":2,"total_tokens":4,"prompt_tokens_details":{"cached_tokens":0}}'
     assert response.text == "".join(
@@ -48,7 +60,7 @@ async def test_a_stream_is_this_byte_for_byte(gateway: Gateway) -> None:
             start + choice % ('{"content":"m"}', "null"),
             start + choice % ('{"content":"n"}', "null"),
             start + choice % ("{}", '"length"'),
-            start + f'"choices":[],"usage":{usage}}}\n\n',
+            start + f'"choices":[],"usage":{usage},"timings":{orjson.dumps(timings).decode()}}}\n\n',
             "data: [DONE]\n\n",
         ]
     )
@@ -56,7 +68,11 @@ async def test_a_stream_is_this_byte_for_byte(gateway: Gateway) -> None:
 
 
 async def test_a_stream_without_usage_says_nothing_of_it(gateway: Gateway) -> None:
-    assert "usage" not in (await gateway.chat(stream=True)).text
+    text = (await gateway.chat(stream=True)).text
+    assert "usage" not in text
+    last = json.loads(text.split("\n\n")[-3].removeprefix("data: "))
+    assert last["choices"][0]["finish_reason"] == "length"
+    assert last["timings"]["ttft_s"] > 0
 
 
 async def test_several_choices_stream_side_by_side(gateway: Gateway) -> None:

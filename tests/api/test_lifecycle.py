@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from appliance.api.server import ServerOptions
 from appliance.errors import EngineCrashed
 from tests.gateway import Gateway, engine_config, run_gateway
 
@@ -151,7 +152,7 @@ async def test_an_engine_that_can_not_start_is_reported() -> None:
 
 
 async def test_stopping_lets_requests_finish_and_takes_no_more(gateway: Gateway) -> None:
-    async with streaming(gateway, max_tokens=20_000) as lines:
+    async with streaming(gateway, max_tokens=300) as lines:
         gateway.server.stop()
         last = ""
         async for line in lines:
@@ -160,7 +161,7 @@ async def test_stopping_lets_requests_finish_and_takes_no_more(gateway: Gateway)
 
 
 async def test_stopping_ends_what_does_not_finish_with_an_error() -> None:
-    async with run_gateway(engine_config(n_ctx=1 << 22, max_running=1), drain_s=0.2) as gateway:
+    async with run_gateway(engine_config(n_ctx=1 << 22, max_running=1), server=ServerOptions(drain_s=0.2)) as gateway:
         async with streaming(gateway) as lines:
             gateway.server.stop()
             rest = [line async for line in lines if line]

@@ -2,14 +2,28 @@ from __future__ import annotations
 
 from appliance.engine.backend import BadBatch, KVCacheFull
 from appliance.engine.core import EngineCore
-from appliance.engine.messages import Accepted, Event, Failed, Finished, Piece, SequenceFinished, Submit
+from appliance.engine.messages import (
+    Accepted,
+    Detokenize,
+    Detokenized,
+    Event,
+    Failed,
+    Finished,
+    Piece,
+    Progress,
+    PromptPart,
+    SequenceFinished,
+    Submit,
+    Tokenize,
+    Tokenized,
+)
 from appliance.engine.params import SamplingParams
 from tests.factories import submit
 from tests.fake_backend import FakeBackend
 
 
 def core(backend: FakeBackend, *, max_running: int = 4, n_batch: int = 16) -> EngineCore:
-    return EngineCore(backend, n_batch=n_batch, max_running=max_running, prefix_reuse=True)
+    return EngineCore(backend, n_batch=n_batch, max_running=max_running, prefix_reuse=True, now=lambda: 0.0)
 
 
 def run(engine: EngineCore, *messages: Submit) -> list[Event]:
@@ -189,6 +203,35 @@ def test_a_bad_batch_fails_its_requests_and_the_next_one_works() -> None:
     assert isinstance(run(engine, submit("a"))[-1], Failed)
     assert not backend.samplers
     assert text(run(engine, submit("a", max_tokens=2))) == "bc"
+
+
+def test_a_failure_of_one_sequence_ends_its_request_once() -> None:
+    events = run(core(FakeBackend()), submit("!", request_id="r", n=3))
+    assert events == [Accepted("r", 1), Failed("r", "engine_error", "the fake model is damaged")]
+
+
+def test_a_prompt_of_several_steps_reports_its_progress() -> None:
+    events = run(core(FakeBackend(), n_batch=4), submit("1" * 10, request_id="r", n=2, max_tokens=1))
+    assert [event for event in events if isinstance(event, Progress)] == [Progress("r", 4, 10), Progress("r", 8, 10)]
+
+
+def test_the_times_of_a_request_are_those_of_the_clock() -> None:
+    times = iter(range(100))
+    engine = EngineCore(FakeBackend(), n_batch=4, max_running=1, prefix_reuse=True, now=lambda: float(next(times)))
+    engine.submit(submit("1" * 8, request_id="r", max_tokens=3))  # at 0
+    engine.step()  # starts at 1
+    engine.step()  # starts at 2, first token at 3
+    engine.step()  # starts at 4
+    finished = engine.step()[-1]  # starts at 5, ends at 6
+    assert finished == Finished("r", 8, 0, 3, queue_s=1.0, prefill_s=2.0, decode_s=3.0)
+
+
+def test_tokens_to_text_and_back() -> None:
+    engine = core(FakeBackend())
+    assert engine.tokenize(Tokenize("r", (PromptPart("ab", True),))) == [Tokenized("r", (97, 98))]
+    assert engine.detokenize(Detokenize("r", (97, 0))) == [Detokenized("r", "a<|end|>")]
+    (refused,) = engine.detokenize(Detokenize("r", (300,)))
+    assert isinstance(refused, Failed)
 
 
 def test_stopping_fails_all_that_is_open_once() -> None:

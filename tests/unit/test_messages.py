@@ -11,6 +11,7 @@ from appliance.engine.messages import (
     Events,
     Failed,
     FrameReader,
+    Load,
     Piece,
     Report,
     Stop,
@@ -35,7 +36,9 @@ def test_frames_survive_any_cutting(sizes: list[int]) -> None:
 
 
 def test_events_keep_every_field() -> None:
-    events = Events((Piece("r", 1, "ü", (TokenLogprob(b"\xff", -0.5, ((b"a", -1.0),)),)), Failed("r", "c", "m")))
+    events = Events(
+        (Piece("r", 1, "ü", (TokenLogprob(b"\xff", -0.5, ((b"a", -1.0),)),)), Failed("r", "c", "m")), Load(1, 2, 3, 4)
+    )
     reader: FrameReader[Report] = FrameReader(Report)
     assert list(reader.feed(encode(events))) == [events]
 

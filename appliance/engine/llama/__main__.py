@@ -1,4 +1,4 @@
-"""``python -m appliance.engine.llama FD``: an engine process, talking over the socket it inherited as FD."""
+"""``python -m appliance.engine.llama FD LEVEL FORMAT``: an engine process, over the socket it inherited as FD."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from appliance.engine.runner import run_engine
 
 
 def main() -> None:
-    logs.configure(os.environ.get("APPLIANCE_LOG_LEVEL", "info"))
+    logs.configure(*sys.argv[2:4])
     # When ggml aborts, it would attach a debugger to print a stack trace, and hang where that can't be.
     os.environ["GGML_NO_BACKTRACE"] = "1"
     with socket.socket(fileno=int(sys.argv[1])) as connection:

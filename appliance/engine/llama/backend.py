@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from appliance.engine.backend import BackendInfo, Sampled
+from appliance.engine.build import engine_build
 from appliance.engine.llama import library
 from appliance.engine.llama.context import Context
 from appliance.engine.llama.model import Model
@@ -59,7 +60,7 @@ class LlamaBackend:
             can_share_prefix=self._model.can_cut_memory,
             exact_batch=EXACT_BATCH if can_be_exact else None,
             exact_reuse=can_be_exact and set(config.tensor_types) <= EXACT_TYPES,
-            build=library.build(),
+            build=engine_build(),
             device=library.device(),
         )
 
@@ -79,6 +80,9 @@ class LlamaBackend:
 
     def piece(self, token: int) -> bytes:
         return self._model.token_bytes(token)
+
+    def token_name(self, token: int) -> bytes:
+        return self._model.token_name(token)
 
     def is_eog(self, token: int) -> bool:
         return self._model.is_eog(token)

@@ -7,7 +7,6 @@ ctypes binding in ``llama_cpp.llama_cpp`` is wanted here, so the package is ente
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import importlib.util
 import logging
 import sys
@@ -60,11 +59,6 @@ def start() -> None:
         ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
         ggml.ggml_backend_load_all_from_path(str(_VARIANTS).encode())
     lib.llama_backend_init()
-
-
-def build() -> str:
-    """The engine's build, as it enters ``system_fingerprint`` and cache keys."""
-    return f"llama-cpp-python-{importlib.metadata.version('llama-cpp-python')}"
 
 
 def device() -> str:

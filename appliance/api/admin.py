@@ -1,0 +1,32 @@
+"""``/admin``: what the server does, and ending what it shouldn't."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from appliance.api.state import State
+from appliance.errors import NotFound
+from appliance.schemas.admin import Cancelled, RequestList, Status
+from appliance.service.status import open_requests, snapshot
+
+router = APIRouter(prefix="/admin")
+
+
+@router.get("/status")
+async def status(state: State) -> Status:
+    """One snapshot: model, engine, KV cache, queue, latencies."""
+    return snapshot(state.model, state.supervisor, state.activity)
+
+
+@router.get("/requests")
+async def requests(state: State) -> RequestList:
+    """The requests that wait and run, oldest first."""
+    return RequestList(requests=open_requests(state.activity))
+
+
+@router.delete("/requests/{request_id}")
+async def cancel_request(request_id: str, state: State) -> Cancelled:
+    """Ends a request with an error, by its completion's id or by its X-Request-ID."""
+    if not state.activity.cancel(request_id):
+        raise NotFound(f"no request {request_id!r} waits or runs", param="request_id")
+    return Cancelled(cancelled=request_id)

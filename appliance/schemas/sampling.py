@@ -1,0 +1,80 @@
+"""The fields that every completion request has."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+MAX_N = 16
+MAX_STOP = 16
+MAX_STOP_CHARS = 256
+# OpenAI's range of a bias; -100 bans a token.
+MAX_BIAS = 100.0
+MAX_BIASES = 1024
+
+Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
+StopString = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    include_usage: bool = False
+
+
+class SamplingFields(BaseModel):
+    """OpenAI's sampling fields and llama.cpp's; None is the same as left out."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
+    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    top_k: Annotated[int | None, Field(ge=0, lt=1 << 31)] = None
+    min_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    typical_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    repeat_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
+    repeat_last_n: Annotated[int | None, Field(ge=-1, le=1 << 20)] = None
+    presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
+    frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
+    dry_multiplier: Annotated[float | None, Field(ge=0, le=100)] = None
+    dry_base: Annotated[float | None, Field(ge=1, le=100)] = None
+    dry_allowed_length: Annotated[int | None, Field(ge=0, le=1 << 20)] = None
+    dry_penalty_last_n: Annotated[int | None, Field(ge=-1, le=1 << 20)] = None
+    dry_sequence_breakers: Annotated[list[StopString] | None, Field(max_length=64)] = None
+    xtc_probability: Annotated[float | None, Field(ge=0, le=1)] = None
+    xtc_threshold: Annotated[float | None, Field(ge=0, le=1)] = None
+    mirostat: Annotated[int | None, Field(ge=0, le=2)] = None
+    mirostat_tau: Annotated[float | None, Field(gt=0, le=100)] = None
+    mirostat_eta: Annotated[float | None, Field(gt=0, le=1)] = None
+    logit_bias: Annotated[dict[str, Bias] | None, Field(max_length=MAX_BIASES)] = None
+    seed: Annotated[int | None, Field(ge=-(1 << 63), lt=1 << 63)] = None
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _keys_are_token_ids(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
+        for key in bias or {}:
+            if not key.isascii() or not key.isdecimal() or len(key) > 9:
+                raise ValueError(f"{key[:40]!r} is not a token id")
+        return bias
+
+
+class GenerationFields(SamplingFields):
+    """What chat and text completions ask for alike."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int | None, Field(ge=1, le=MAX_N)] = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP)] | None = None
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    ignore_eos: bool = False
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(text for text in given if text)
+
+    @property
+    def wants_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)

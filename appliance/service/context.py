@@ -1,0 +1,24 @@
+"""Who asks, since when, and what came of it: filled in on the way, read by the log and the metrics at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """``arrived_at`` is a time of the event loop's clock. ``key`` is a key's name, never the key."""
+
+    request_id: str
+    arrived_at: float
+    key: str = "-"
+    # Keys with the same scope may share computed prefixes.
+    scope: str = ""
+    weight: float = 1.0
+    is_admin: bool = False
+    model: str = "-"
+    n_prompt: int = 0
+    n_completion: int = 0
+    n_cached: int = 0
+    ttft_s: float | None = None
+    outcome: str = "-"
