@@ -22,6 +22,8 @@ from appliance.errors import ConfigError
 
 PREFIX = "APPLIANCE_"
 CONFIG_VARIABLE = "APPLIANCE_CONFIG"
+# The key that the command line's client sends.
+KEY_VARIABLE = "APPLIANCE_API_KEY"
 DEFAULT_CONFIG = "appliance.toml"
 
 
@@ -163,7 +165,7 @@ def _config_file() -> Path | None:
 
 
 def _refuse_unknown_variables() -> None:
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE, KEY_VARIABLE}
     for variable in os.environ:
         if variable.startswith(PREFIX) and variable not in known:
             close = difflib.get_close_matches(variable, known, n=1)

@@ -60,7 +60,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     # A field of several types has an error for each of them; the one that got furthest says what is wrong.
     first = _place(details[0])
     same_field = [detail for detail in details if _place(detail)[: len(first)] == first]
-    detail = max(same_field, key=lambda d: (len(_place(d)), not d["type"].endswith("_type")))
+    detail = max(same_field, key=lambda d: (not d["type"].endswith("_type"), len(_place(d))))
     name = ".".join(_place(detail))
     match detail["type"]:
         case "json_invalid":
@@ -79,7 +79,11 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 def _place(detail: Mapping[str, Any]) -> list[str]:
     """Where in the body an error is, without pydantic's names for the members of a union."""
     steps = [str(step) for step in detail["loc"][1:]]
-    return [step for step in steps if step != "str" and "[" not in step and not step.startswith("constrained-")]
+    return [
+        step
+        for step in steps
+        if step != "str" and "[" not in step and not step.startswith(("constrained-", "function-"))
+    ]
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -96,11 +96,14 @@ def _ask(client: Client, options: dict[str, Any], messages: list[dict[str, str]]
     """Prints the answer as it comes and returns it; Ctrl-C ends it early."""
     answer = []
     body = {**options, "messages": messages, "stream": True}
+    progress = _Progress()
     try:
-        with contextlib.closing(client.stream("/v1/chat/completions", body)) as events:
+        with contextlib.closing(client.stream("/v1/chat/completions", body, progress.show)) as events:
             for event in events:
                 for choice in event["choices"]:
                     text = choice["delta"].get("content") or ""
+                    if text:
+                        progress.clear()
                     answer.append(text)
                     sys.stdout.write(text)
                     sys.stdout.flush()
@@ -109,5 +112,26 @@ def _ask(client: Client, options: dict[str, Any], messages: list[dict[str, str]]
         if not sys.stdin.isatty():
             raise
     finally:
+        progress.clear()
         sys.stdout.write("\n")
     return "".join(answer)
+
+
+class _Progress:
+    """How far the prompt is computed, on a line that the answer takes over; on a terminal only."""
+
+    def __init__(self) -> None:
+        self._n_chars = 0
+
+    def show(self, comment: str) -> None:
+        if comment.startswith("prefill") and sys.stdout.isatty():
+            self.clear()
+            text = f"reading the prompt: {comment.removeprefix('prefill').strip()} tokens"
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            self._n_chars = len(text)
+
+    def clear(self) -> None:
+        if self._n_chars:
+            sys.stdout.write("\r" + " " * self._n_chars + "\r")
+            self._n_chars = 0

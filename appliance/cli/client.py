@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Generator
+import os
+import ssl
+from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,6 +14,7 @@ import httpx
 
 from appliance import settings
 from appliance.errors import ApplianceError
+from appliance.state.keys import ADMIN_TOKEN
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -20,15 +24,22 @@ class ServerError(ApplianceError):
 
 
 class Client:
+    """Sends the key in APPLIANCE_API_KEY, or else the admin token of the state folder, if it can be read."""
+
     def __init__(self, url: str | None) -> None:
+        config = settings.load()
         if url is None:
-            config = settings.load()
             host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)
-            url = f"http://{host}:{config.port}"
+            scheme = "http" if config.tls_cert is None else "https"
+            url = f"{scheme}://{host}:{config.port}{config.root_path}"
         self._url = url.rstrip("/").removesuffix("/v1")
         # A long prompt may take minutes until the first token; only connecting has a limit.
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
-        self._http = httpx.Client(base_url=self._url, timeout=timeout, trust_env=False)
+        # The server's own certificate, where this machine has it, is one to trust.
+        verify = ssl.create_default_context(cafile=config.tls_cert)
+        self._http = httpx.Client(
+            base_url=self._url, timeout=timeout, trust_env=False, headers=_authorization(config), verify=verify
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -40,22 +51,37 @@ class Client:
 
     def get_json(self, path: str, *, accept: tuple[int, ...] = (200,)) -> Any:
         """Raises ServerError."""
+        return self._json("GET", path, accept)
+
+    def delete_json(self, path: str) -> Any:
+        """Raises ServerError."""
+        return self._json("DELETE", path, (200,))
+
+    def _json(self, method: str, path: str, accept: tuple[int, ...]) -> Any:
         try:
-            response = self._http.get(path)
+            response = self._http.request(method, path)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
         if response.status_code not in accept:
             raise ServerError(_message(response))
         return response.json()
 
-    def stream(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
-        """The events of a streamed answer. Raises ServerError, also for one that comes inside the stream."""
+    def stream(
+        self, path: str, body: dict[str, Any], on_comment: Callable[[str], None]
+    ) -> Generator[dict[str, Any], None, None]:
+        """The events of a streamed answer; comments between them go to ``on_comment``.
+
+        Raises:
+            ServerError: also for an error that comes inside the stream.
+        """
         try:
             with self._http.stream("POST", path, json=body) as response:
                 if response.status_code != 200:
                     response.read()
                     raise ServerError(_message(response))
                 for line in response.iter_lines():
+                    if line.startswith(":"):
+                        on_comment(line[1:].strip())
                     if not line.startswith("data: "):
                         continue
                     data = line.removeprefix("data: ")
@@ -75,6 +101,14 @@ class Client:
                 f"no server answers at {self._url}; start one with `appliance serve`, or name it with --url"
             )
         return ServerError(f"the connection to {self._url} broke: {error or type(error).__name__}")
+
+
+def _authorization(config: settings.Settings) -> dict[str, str]:
+    key = os.environ.get(settings.KEY_VARIABLE)
+    if key is None:
+        with contextlib.suppress(OSError):
+            key = (config.state_dir / ADMIN_TOKEN).read_text().strip()
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _message(response: httpx.Response) -> str:

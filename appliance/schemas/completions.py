@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from appliance.schemas.chat import Messages
-from appliance.schemas.sampling import GenerationFields
+from appliance.schemas.sampling import GenerationFields, Text
 
 MAX_PROMPTS = 64
 # OpenAI's default for this older endpoint.
@@ -20,9 +20,9 @@ Prompt = str | Tokens
 
 class CompletionRequest(GenerationFields):
     prompt: (
-        str
+        Text
         | Tokens
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
         | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
     echo: bool = False
@@ -57,8 +57,8 @@ class TokenizeRequest(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    model: str | None = None
-    prompt: str | None = None
+    model: Text | None = None
+    prompt: Text | None = None
     messages: Messages | None = None
 
     @model_validator(mode="after")
@@ -72,4 +72,4 @@ class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(strict=True)
 
     tokens: list[Token]
-    model: str | None = None
+    model: Text | None = None

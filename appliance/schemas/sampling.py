@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 MAX_N = 16
 MAX_STOP = 16
@@ -13,8 +13,18 @@ MAX_STOP_CHARS = 256
 MAX_BIAS = 100.0
 MAX_BIASES = 1024
 
+
+def _is_unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair, which is no character") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_is_unicode)]
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
-StopString = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
+StopString = Annotated[Text, Field(max_length=MAX_STOP_CHARS)]
 
 
 class StreamOptions(BaseModel):
@@ -62,7 +72,7 @@ class SamplingFields(BaseModel):
 class GenerationFields(SamplingFields):
     """What chat and text completions ask for alike."""
 
-    model: str | None = None
+    model: Text | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int | None, Field(ge=1, le=MAX_N)] = None

@@ -62,7 +62,8 @@ async def test_a_client_that_leaves_a_whole_answer_makes_room(gateway: Gateway) 
 async def test_a_client_that_leaves_while_its_prompt_is_computed_makes_room(gateway: Gateway) -> None:
     body = {"messages": [{"role": "user", "content": "1" * 2_000_000}], "stream": True, **ENDLESS}
     async with gateway.http.stream("POST", "/v1/chat/completions", json=body) as response:
-        assert "assistant" in await anext(response.aiter_lines())  # accepted
+        lines = response.aiter_lines()
+        assert "assistant" in await anext(lines)  # accepted
     assert (await gateway.chat("a")).status_code == 200
 
 
@@ -70,7 +71,8 @@ async def test_a_client_that_leaves_the_queue_is_not_served_before_others(gatewa
     async with streaming(gateway):
         body = {"messages": [{"role": "user", "content": "m"}], "stream": True, **ENDLESS}
         async with gateway.http.stream("POST", "/v1/chat/completions", json=body) as queued:
-            assert "assistant" in await anext(queued.aiter_lines())
+            lines = queued.aiter_lines()  # closes the connection when it is collected
+            assert "assistant" in await anext(lines)
         last = asyncio.create_task(gateway.chat("a"))
     assert (await last).status_code == 200
 
@@ -80,7 +82,8 @@ async def test_a_full_queue_is_refused_at_once_with_429() -> None:
     async with run_gateway(config, max_open=2) as gateway, streaming(gateway):
         body = {"messages": [{"role": "user", "content": "m"}], "stream": True, **ENDLESS}
         async with gateway.http.stream("POST", "/v1/chat/completions", json=body) as queued:
-            assert "assistant" in await anext(queued.aiter_lines())
+            lines = queued.aiter_lines()  # closes the connection when it is collected
+            assert "assistant" in await anext(lines)
             refused = await gateway.chat("a")
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
     assert int(refused.headers["Retry-After"]) > 0
