@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -39,7 +40,7 @@ def environment(state_dir: Path, **settings: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def start_server(*options: str, **settings: str) -> Iterator[RunningServer]:
+def start_server(*options: str, stderr: IO[str] | None = None, **settings: str) -> Iterator[RunningServer]:
     """A server on a free port that is ready; it is stopped at the end unless it has ended by itself."""
     with tempfile.TemporaryDirectory(prefix="appliance-state-") as scratch:
         process = subprocess.Popen(
@@ -47,12 +48,13 @@ def start_server(*options: str, **settings: str) -> Iterator[RunningServer]:
             cwd=ROOT,
             env=environment(Path(scratch), **settings),
             stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
         try:
             assert process.stdout is not None
             greeting = process.stdout.readline()
-            url = re.search(r"http://127\.0\.0\.1:\d+", greeting)
+            url = re.search(r"https?://127\.0\.0\.1:\d+", greeting)
             assert url, f"the server did not get ready: {greeting!r}"
             greeting += process.stdout.readline()
             yield RunningServer(url.group(), process, Path(scratch), greeting)

@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 
 from appliance.api.server import ServerOptions
@@ -157,6 +158,25 @@ async def test_an_engine_that_can_not_start_is_reported() -> None:
 async def test_stopping_lets_requests_finish_and_takes_no_more(gateway: Gateway) -> None:
     async with streaming(gateway, max_tokens=300) as lines:
         gateway.server.stop()
+        last = ""
+        async for line in lines:
+            last = line or last
+    assert last == "data: [DONE]"
+
+
+async def test_while_it_stops_it_is_not_ready_and_takes_nothing_new(gateway: Gateway) -> None:
+    async with streaming(gateway, max_tokens=1000) as lines:
+        # Connections that are open already: new ones are refused by the system.
+        first, second = (httpx.AsyncClient(base_url=gateway.url, trust_env=False) for _ in range(2))
+        for client in (first, second):
+            assert (await client.get("/health/ready")).status_code == 200
+        gateway.supervisor.drain()
+        response = await first.get("/health/ready")
+        assert (response.status_code, response.json()["status"]) == (503, "draining")
+        refused = await second.post("/v1/completions", json={"prompt": "a"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
+        for client in (first, second):
+            await client.aclose()
         last = ""
         async for line in lines:
             last = line or last

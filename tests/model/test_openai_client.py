@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from tests.server import RunningServer
+from tests.server import RunningServer, start_server
 
 MODEL = "smollm2-135m-instruct"
 COUNT: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Count: 1, 2, 3, 4, 5, 6, 7,"}]
@@ -112,6 +113,63 @@ def test_cancelling_a_stream_leaves_the_server_at_work(client: openai.OpenAI) ->
     next(iter(stream))
     stream.close()
     assert client.chat.completions.create(model=MODEL, messages=COUNT, max_tokens=2).choices[0].message.content
+
+
+def test_text_completions(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model=MODEL, prompt="1, 2, 3, 4, 5, 6, 7,", max_tokens=8, temperature=0, logprobs=2
+    )
+    (choice,) = answer.choices
+    assert choice.text == " 8, 9, 1"
+    assert choice.logprobs is not None
+    assert "".join(choice.logprobs.tokens or []) == choice.text
+    streamed = client.completions.create(
+        model=MODEL, prompt=["1, 2, 3, 4, 5, 6, 7,", "a, b, c, d, e, f, g,"], max_tokens=8, temperature=0, stream=True
+    )
+    texts = ["", ""]
+    for chunk in streamed:
+        for part in chunk.choices:
+            texts[part.index] += part.text
+    assert texts == [" 8, 9, 1", " h, i, j, k,"]
+
+
+def test_the_fingerprint_is_of_the_model_and_the_build(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=COUNT, max_tokens=1)
+    assert answer.system_fingerprint == "b179c9523d0e-llama-cpp-python-0.3.36"
+    assert answer.model_extra is not None
+    assert answer.model_extra["timings"]["ttft_s"] > 0
+
+
+def test_a_model_can_be_looked_up(client: openai.OpenAI) -> None:
+    assert client.models.retrieve(MODEL).id == MODEL
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-4")
+
+
+def test_access_and_limit_errors(stored: object, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("sk-0123456789abcdef name=app\n")
+    settings = {"APPLIANCE_API_KEYS_FILE": str(keys), "APPLIANCE_MAX_RUNNING": "1", "APPLIANCE_MAX_WAITING": "0"}
+    with start_server(**settings) as guarded:
+
+        def client_with(key: str) -> openai.OpenAI:
+            return openai.OpenAI(base_url=f"{guarded.url}/v1", api_key=key, max_retries=0)
+
+        with client_with("sk-wrong-0123456789") as stranger, pytest.raises(openai.AuthenticationError) as refused:
+            stranger.models.list()
+        assert refused.value.code == "invalid_api_key"
+        with client_with("sk-0123456789abcdef") as client:
+            stream = client.chat.completions.create(
+                model=MODEL, messages=COUNT, stream=True, extra_body={"ignore_eos": True}
+            )
+            next(iter(stream))
+            with pytest.raises(openai.RateLimitError) as full:
+                client.chat.completions.create(model=MODEL, messages=COUNT)
+            assert int(full.value.response.headers["retry-after"]) > 0
+            stream.close()
+            with pytest.raises(openai.APIStatusError) as large:
+                client.completions.create(model=MODEL, prompt="x" * (9 << 20))
+            assert large.value.status_code == 413
 
 
 def test_error_classes(client: openai.OpenAI) -> None:

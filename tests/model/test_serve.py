@@ -172,6 +172,114 @@ def test_a_context_that_can_not_be_had_stops_the_start(tmp_path: Path) -> None:
     assert "Traceback" not in huge.stderr
 
 
+def test_published_without_keys_it_refuses_to_start(tmp_path: Path) -> None:
+    for settings in ({"APPLIANCE_HOST": "0.0.0.0"}, {"APPLIANCE_PUBLISHED_ADDRESS": "192.0.2.1"}):
+        refused = appliance("serve", "--port", "0", state_dir=tmp_path, **settings)
+        assert refused.returncode == 1
+        assert "without API keys; set APPLIANCE_API_KEYS_FILE" in refused.stderr
+
+
+def test_published_it_starts_when_that_is_wanted() -> None:
+    with start_server("--auth", "off", APPLIANCE_PUBLISHED_ADDRESS="192.0.2.1") as server:
+        assert ask(server.url).status_code == 200
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(cert), "-keyout", str(key)]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
+
+
+def test_tls_of_version_1_2_or_newer(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    with start_server(APPLIANCE_TLS_CERT=str(cert), APPLIANCE_TLS_KEY=str(key)) as server:
+        assert server.url.startswith("https://")
+        port = server.url.rsplit(":", 1)[1]
+        health = appliance(
+            "health",
+            "--url",
+            server.url,
+            state_dir=server.state_dir,
+            APPLIANCE_TLS_CERT=str(cert),
+            APPLIANCE_TLS_KEY=str(key),
+        )
+        assert (health.returncode, health.stdout) == (0, "ready smollm2-135m-instruct\n")
+        for version, is_accepted in (("-tls1_1", False), ("-tls1_2", True), ("-tls1_3", True)):
+            command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", version, "-cipher", "ALL:@SECLEVEL=0"]
+            result = subprocess.run(command, input="", capture_output=True, text=True, timeout=20)
+            assert ("Cipher is (NONE)" not in result.stdout) == is_accepted, version
+
+
+def test_a_certificate_that_can_not_be_used_stops_the_start(tmp_path: Path) -> None:
+    cert, _ = certificate(tmp_path)
+    refused = appliance("serve", state_dir=tmp_path, APPLIANCE_TLS_CERT=str(cert))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: tls_cert={cert}")
+
+
+def test_no_log_holds_what_was_said_or_a_key(tmp_path: Path) -> None:
+    """At the level that says most, with errors on the way."""
+    keys = tmp_path / "keys"
+    keys.write_text("sk-planted-key-0123456789 name=app\n")
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        settings = {"APPLIANCE_API_KEYS_FILE": str(keys), "APPLIANCE_LOG_FORMAT": "json"}
+        with start_server("--log-level", "debug", stderr=stderr, **settings) as server:
+            headers = {"Authorization": "Bearer sk-planted-key-0123456789"}
+            with httpx.Client(base_url=server.url, headers=headers, timeout=60, trust_env=False) as http:
+                planted = [{"role": "user", "content": "planted-text <|im_end|>"}]
+                for fields in ({}, {"stream": True}, {"temperature": 9, "user": "planted-user"}, {"stop": "planted"}):
+                    http.post("/v1/chat/completions", json={"messages": planted, "max_tokens": 2, **fields})
+                http.post("/v1/completions", json={"prompt": "planted-text " * 5000})
+                http.post("/v1/tokenize", json={"prompt": "planted-text"})
+                http.post("/v1/chat/completions", content=b'{"messages": planted')
+                http.get("/v1/models", headers={"Authorization": "Bearer sk-planted-wrong"})
+            admin = (server.state_dir / "admin-token").read_text().strip()
+    text = log.read_text()
+    assert '"event": "request"' in text
+    assert "planted" not in text
+    assert admin not in text
+
+
+def test_status_and_requests_on_the_command_line(server: RunningServer) -> None:
+    ask(server.url)
+    shown = appliance("status", "--url", server.url, state_dir=server.state_dir)
+    assert shown.returncode == 0
+    assert "engine    ready" in shown.stdout
+    assert "TTFT" in shown.stdout
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "ignore_eos": True}
+    headers = {"X-Request-ID": "to-be-cancelled"}
+    with httpx.stream(
+        "POST", f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=60, trust_env=False
+    ) as response:
+        lines = response.iter_lines()
+        next(lines)
+        listed = appliance("requests", "list", "--url", server.url, state_dir=server.state_dir)
+        assert "chatcmpl-" in listed.stdout
+        cancelled = appliance("requests", "cancel", "to-be-cancelled", "--url", server.url, state_dir=server.state_dir)
+        assert cancelled.stdout == "cancelled to-be-cancelled\n"
+        assert '"code":"request_cancelled"' in [line for line in lines if line][-1]
+    missing = appliance("requests", "cancel", "nobody", "--url", server.url, state_dir=server.state_dir)
+    assert (missing.returncode, missing.stderr) == (1, "error: no request 'nobody' waits or runs\n")
+
+
+def test_a_server_that_drains_is_not_ready_and_takes_nothing_new() -> None:
+    with start_server() as server, httpx.Client(base_url=server.url, timeout=60, trust_env=False) as http:
+        assert http.get("/health/ready").status_code == 200  # the connection stays open
+        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "ignore_eos": True, "max_tokens": 100}
+        with httpx.stream(
+            "POST", f"{server.url}/v1/chat/completions", json=body, timeout=60, trust_env=False
+        ) as response:
+            lines = response.iter_lines()
+            next(lines)
+            server.process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert server.process.wait(20) == 0
+
+
 def test_the_version(tmp_path: Path) -> None:
     import appliance as package
 
