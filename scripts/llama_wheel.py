@@ -18,6 +18,7 @@ import argparse
 import base64
 import hashlib
 import importlib.util
+import inspect
 import os
 import platform
 import re
@@ -72,6 +73,7 @@ def cache_key(flavour: str, flags: list[str]) -> str:
         SOURCE_LOCK.read_text(),
         BUILD_LOCK.read_text(),
         LLAMA_ONLY.read_text(),
+        inspect.getsource(kept_members),
         " ".join(flags),
         platform.system(),
         platform.machine(),
@@ -132,7 +134,7 @@ def strip_wheel(source: Path, target: Path) -> None:
         dist_info = next(name.split("/")[0] for name in wheel.namelist() if name.endswith("/METADATA"))
         members = dict(kept_members(wheel))
     record = []
-    part = target.with_suffix(".part")
+    part = target.with_suffix(f".{os.getpid()}.part")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as wheel:
         for name, data in sorted(members.items()):
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
@@ -159,7 +161,7 @@ def fetch_source(folder: Path) -> Path:
             sys.exit("the source package of llama-cpp-python can't be downloaded: see pip's messages above")
         (source,) = Path(scratch).glob("llama_cpp_python-*.tar.gz")
         kept.mkdir(parents=True, exist_ok=True)
-        part = kept / f"{source.name}.part"
+        part = kept / f"{source.name}.{os.getpid()}.part"
         shutil.copy(source, part)
         os.replace(part, kept / source.name)
     return kept / source.name

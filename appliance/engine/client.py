@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import signal
 import socket
@@ -12,7 +13,9 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator
 
+from appliance import logs
 from appliance.engine.messages import (
+    MAX_FRAME_BYTES,
     Abort,
     Command,
     Detokenize,
@@ -30,9 +33,13 @@ from appliance.engine.messages import (
     Tokenize,
     encode,
 )
-from appliance.errors import EngineCrashed, EngineFailed, QueueFull
+from appliance.errors import EngineCrashed, EngineFailed, InvalidRequest, QueueFull
+
+log = logging.getLogger(__name__)
 
 RECV_BYTES = 1 << 18
+# How long a process may take to end after it has closed its socket.
+END_GRACE_S = 5.0
 
 
 class EngineProcess:
@@ -43,22 +50,29 @@ class EngineProcess:
     ) -> None:
         """``module`` is run with the number of its socket and how to log as arguments."""
         self.socket, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as on_error:
+            on_error.callback(self.socket.close)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, str(theirs.fileno()), log_level, log_format],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),
             )
+            on_error.pop_all()
         self.pid = self._process.pid
-        self.socket.sendall(encode(config))
+        try:
+            self.socket.sendall(encode(config))
+        except OSError:  # it has ended already: its closed socket will tell
+            self.socket.shutdown(socket.SHUT_RDWR)
 
-    def kill(self) -> None:
-        self._process.kill()
-
-    async def wait(self) -> int:
-        """The exit status, once the process has ended; negative: the signal that ended it."""
-        return await asyncio.to_thread(self._process.wait)
+    async def end(self, grace_s: float) -> None:
+        """Waits until the process has ended; kills it if that takes longer than ``grace_s``."""
+        waiting = asyncio.create_task(asyncio.to_thread(self._process.wait))
+        done, _ = await asyncio.wait([waiting], timeout=grace_s)
+        if not done:
+            log.error(logs.event("engine_killed", pid=self.pid, reason="it did not end by itself"))
+            self._process.kill()
+            await waiting
 
     def exit_reason(self) -> str:
         """Why an ended process ended, in words."""
@@ -156,12 +170,15 @@ class EngineClient:
                 f"{self._max_open} requests run and wait already; try again later", retry_after_s=self._retry_after_s()
             )
         stream = EventStream()
-        if self.has_ended:
-            stream.close()
-        else:
-            self._streams[message.request_id] = stream
-            self._send(message)
+        frame = encode(message)
+        if len(frame) > MAX_FRAME_BYTES:
+            raise InvalidRequest(f"the request is too large: {len(frame)} bytes for the engine")
         try:
+            if self.has_ended:
+                stream.close()
+            else:
+                self._streams[message.request_id] = stream
+                self._write(frame)
             yield stream
         finally:
             if self._streams.pop(message.request_id, None) is not None:
@@ -170,16 +187,15 @@ class EngineClient:
     async def stop(self, grace_s: float) -> None:
         """Asks the process to end, and ends it if it hasn't within ``grace_s``."""
         self._send(Stop())
-        try:
-            await asyncio.wait_for(self._process.wait(), grace_s)
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+        await self._process.end(grace_s)
         await self._reading
 
     def _send(self, command: Command) -> None:
+        self._write(encode(command))
+
+    def _write(self, frame: bytes) -> None:
         if self._writer is not None and not self.has_ended:
-            self._writer.write(encode(command))
+            self._writer.write(frame)
 
     async def _read(self) -> None:
         reader, self._writer = await asyncio.open_connection(sock=self._process.socket)
@@ -188,15 +204,16 @@ class EngineClient:
             while data := await reader.read(RECV_BYTES):
                 for report in frames.feed(data):
                     self._take(report)
-        except (ConnectionError, ValueError):
-            self._process.kill()
+        except (ConnectionError, ValueError) as error:
+            log.error(logs.event("engine_connection_broken", pid=self._process.pid, reason=error))
         finally:
-            self._writer.close()
-            await self._process.wait()
+            # From here on nothing is sent; whoever asks for an engine waits for the next one.
             self.has_ended = True
+            self._writer.close()
             for stream in self._streams.values():
                 stream.close()
             self._streams.clear()
+            await self._process.end(END_GRACE_S)
             if not self._ready.done():
                 self._fail_to_load(
                     EngineCrashed(f"the engine process {self._process.exit_reason()} while it loaded the model")

@@ -23,6 +23,7 @@ from appliance.engine.messages import (
     Load,
     Piece,
     Progress,
+    PromptPart,
     SequenceFinished,
     Submit,
     Tokenize,
@@ -60,11 +61,13 @@ class EngineCore:
         n_batch: int,
         max_running: int,
         prefix_reuse: bool,
+        longest_token_bytes: int = 1024,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._now = now
         info = backend.info
         self._backend = backend
+        self._longest_token_bytes = longest_token_bytes
         self._n_ctx_seq = min(info.n_ctx, info.n_ctx_train)
         self._scheduler = Scheduler(
             n_ctx=info.n_ctx,
@@ -92,20 +95,20 @@ class EngineCore:
         try:
             request = self._requests[message.request_id] = self._admit(message)
         except ApplianceError as error:
-            return [Failed(message.request_id, error.code or "", error.message)]
+            return [Failed(message.request_id, error.code or "", error.message, error.param)]
         return [Accepted(message.request_id, request.n_prompt)]
 
     def tokenize(self, message: Tokenize) -> list[Event]:
         try:
-            return [Tokenized(message.request_id, tuple(self._backend.tokenize(message.parts)))]
+            return [Tokenized(message.request_id, tuple(self._tokenize(message.parts)))]
         except ApplianceError as error:
-            return [Failed(message.request_id, error.code or "", error.message)]
+            return [Failed(message.request_id, error.code or "", error.message, error.param)]
 
     def detokenize(self, message: Detokenize) -> list[Event]:
         try:
             self._check_tokens(message.tokens, "tokens")
         except ApplianceError as error:
-            return [Failed(message.request_id, error.code or "", error.message)]
+            return [Failed(message.request_id, error.code or "", error.message, error.param)]
         text = b"".join(self._backend.token_name(token) for token in message.tokens)
         return [Detokenized(message.request_id, text.decode("utf-8", "replace"))]
 
@@ -151,14 +154,15 @@ class EngineCore:
         return events
 
     def _admit(self, message: Submit) -> _Request:
-        tokens = list(message.tokens) if message.tokens else self._backend.tokenize(message.parts)
+        tokens = list(message.tokens) if message.tokens else self._tokenize(message.parts)
         if not tokens:
             raise InvalidRequest("the prompt is empty", param="prompt")
         self._check_tokens(tokens, "prompt")
         if len(tokens) >= self._n_ctx_seq:
             raise ContextLengthExceeded(
                 f"the prompt has {len(tokens)} tokens; this model's context holds {self._n_ctx_seq}, and at least "
-                "one must be left for the answer. Shorten the prompt, or raise n_ctx"
+                "one must be left for the answer. Shorten the prompt, or raise n_ctx",
+                param="prompt",
             )
         request = _Request(message, n_prompt=len(tokens), submitted_at=self._now())
         for index in range(message.n):
@@ -168,7 +172,7 @@ class EngineCore:
                 tokens=list(tokens),
                 n_prompt=len(tokens),
                 scope=message.scope,
-                exact=message.params.seed is not None and message.params.temperature > 0,
+                exact=message.params.seed is not None,
                 top_logprobs=message.top_logprobs,
             )
             request.open[index] = sequence
@@ -177,6 +181,18 @@ class EngineCore:
             request.text[sequence.index] = TextStream(message.stop)
             self._scheduler.add(sequence)
         return request
+
+    def _tokenize(self, parts: tuple[PromptPart, ...]) -> list[int]:
+        """Refuses at once what can't fit: to find its tokens would stop all others for seconds."""
+        n_bytes = sum(len(part.text.encode()) for part in parts)
+        n_least = n_bytes // self._longest_token_bytes
+        if n_least > self._n_ctx_seq:
+            raise ContextLengthExceeded(
+                f"the prompt has {n_bytes} bytes, which are more than {n_least} tokens; this model's context holds "
+                f"{self._n_ctx_seq}. Shorten the prompt, or raise n_ctx",
+                param="prompt",
+            )
+        return self._backend.tokenize(parts)
 
     def _check_tokens(self, tokens: Iterable[int], param: str) -> None:
         n_vocab = self._backend.info.n_vocab
@@ -257,6 +273,10 @@ class EngineCore:
         )
 
     def _fail(self, request: _Request, code: str, message: str) -> Event:
+        for sequence in request.open.values():
+            self._scheduler.discard(sequence)
+            self._backend.close_sampler(sequence)
+        request.open.clear()
         self._forget(request)
         return Failed(request.submit.request_id, code, message)
 
@@ -271,8 +291,9 @@ class EngineCore:
         log.warning(logs.event("kv_cache_full", n_tokens=plan.n_tokens, in_a_row=self._n_full_in_a_row))
         if self._n_full_in_a_row == 1 and self._scheduler.drop_retained():
             return []
-        if self._n_full_in_a_row <= 2 and self._scheduler.preempt_youngest():
+        if self._n_full_in_a_row <= 2 and self._scheduler.yield_room():
             return []
+        self._n_full_in_a_row = 0
         return self._fail_plan(plan, message)
 
     def _fail_plan(self, plan: StepPlan, message: str) -> list[Event]:

@@ -24,10 +24,12 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     """What an engine process needs to know to start.
 
     ``n_ctx`` 0 means min(n_ctx_train, 8192). ``tensor_types`` are ggml's names of the types of the model's tensors.
+    ``longest_token_bytes`` bounds how few tokens a text of some size can be.
     """
 
     model_path: str
     tensor_types: tuple[str, ...]
+    longest_token_bytes: int
     n_ctx: int
     n_batch: int
     n_threads: int
@@ -170,6 +172,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
     request_id: str
     code: str
     message: str
+    param: str | None = None
 
 
 Event = Accepted | Progress | Piece | SequenceFinished | Finished | Failed | Tokenized | Detokenized

@@ -47,6 +47,11 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
     @property
+    def is_greedy(self) -> bool:
+        """Whether nothing is drawn. Logits divided by less than this overflow, and there is one candidate anyway."""
+        return self.temperature < 1e-4
+
+    @property
     def is_plain_greedy(self) -> bool:
         """Whether the next token is the plain argmax of the logits."""
-        return self.temperature == 0.0 and not self.has_penalties and not self.logit_bias
+        return self.is_greedy and not self.has_penalties and not self.logit_bias

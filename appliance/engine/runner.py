@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
-import signal
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -55,10 +53,10 @@ class CommandSocket:
         commands: list[Command] = []
         while True:
             may_block = wait and not commands
-            if not may_block and not select.select([self._connection], [], [], 0)[0]:
-                return commands
             try:
-                data = self._connection.recv(RECV_BYTES)
+                data = self._connection.recv(RECV_BYTES, 0 if may_block else socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return commands
             except ConnectionError:
                 data = b""
             if not data:
@@ -74,8 +72,6 @@ class CommandSocket:
 
 def run_engine(connection: socket.socket, load: Callable[[EngineConfig], AbstractContextManager[Backend]]) -> None:
     """Loads the model that the first command names and serves until the gateway says stop or is gone."""
-    # The gateway stops its engines itself; a Ctrl-C in the terminal reaches both at once.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     commands = CommandSocket(connection)
     try:
         config, *rest = commands.receive(wait=True)
@@ -92,6 +88,7 @@ def run_engine(connection: socket.socket, load: Callable[[EngineConfig], Abstrac
                 n_batch=config.n_batch,
                 max_running=config.max_running,
                 prefix_reuse=config.prefix_reuse,
+                longest_token_bytes=config.longest_token_bytes,
             )
             info = backend.info
             commands.send(

@@ -18,6 +18,11 @@ from appliance.engine.sequence import Sequence
 MIN_SHARED_TOKENS = 16
 # Room left for each running sequence to go on before another is let in, lest it be preempted at once.
 HEADROOM_TOKENS = 16
+# How many waiting sequences one step looks past for one whose prefix isn't being computed.
+MAX_PASSED_OVER = 16
+# What is freed before a seeded sequence starts, as a part of all cells and slots: while it runs, freed cells would be
+# taken out of order, and its attention rounds in the order of its cells.
+EXACT_FREE_RATIO = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Scheduler:
             raise ValueError(f"max_running={max_running} does not fit into a step of {exact_batch or n_batch} tokens")
         self._n_ctx = n_ctx
         self._n_batch = n_batch
+        self._n_seq_max = n_seq_max
         self._exact_batch = exact_batch
         self._max_running = max_running
         self._exact_reuse = exact_reuse
@@ -88,6 +94,7 @@ class Scheduler:
         self._retained: dict[int, None] = {}  # slots, least recently used first
         self._tree = PrefixTree()
         self._memory: list[Copy | Release] = []
+        self._is_admission_held = False
 
     @property
     def is_idle(self) -> bool:
@@ -117,21 +124,25 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """Takes a sequence out, whatever its state; what it computed is retained for later prompts."""
-        if sequence.slot is None:
-            self._waiting.remove(sequence)
-            return
-        self._running.remove(sequence)
-        slot, sequence.slot = sequence.slot, None
-        if self._prefix_reuse and sequence.n_computed:
+        slot = self._take_out(sequence)
+        if slot is not None:
+            # Even where nothing is reused: freed cells would be taken by those that run, out of their order.
             self._retained[slot] = None
-        else:
+
+    def discard(self, sequence: Sequence) -> None:
+        """As :meth:`finish`, but nothing of it is kept: what it computed may be wrong."""
+        slot = self._take_out(sequence)
+        if slot is not None:
             self._release(slot)
 
     def schedule(self) -> StepPlan:
         """The next step. Its chunks are empty if nothing can be computed, which is so only when idle."""
+        if not self._prefix_reuse and not self._runs_exact:
+            self.drop_retained()
         self._make_room()
-        self._admit()
-        exact = any(sequence.exact for sequence in self._running)
+        if not self._is_admission_held or not self._running:
+            self._admit()
+        exact = self._runs_exact
         budget = min(self._n_batch, self._exact_batch or self._n_batch) if exact else self._n_batch
         chunks = []
         for sequence in sorted(self._running, key=lambda s: s.n_pending > 1):  # stable: arrival order within
@@ -147,6 +158,7 @@ class Scheduler:
 
     def apply(self, plan: StepPlan, sampled: list[int]) -> None:
         """Records that ``plan`` was computed and which token each chunk that wanted one got, in order."""
+        self._is_admission_held = False
         tokens = iter(sampled)
         for chunk in plan.chunks:
             sequence = chunk.sequence
@@ -156,12 +168,13 @@ class Scheduler:
             if chunk.wants_logits:
                 sequence.tokens.append(next(tokens))
 
-    def preempt_youngest(self) -> bool:
-        """Sends the sequence that arrived last back to the queue; false if at most one is running."""
-        if len(self._running) < 2:
-            return False
-        self._preempt(self._running[-1])
-        return True
+    def yield_room(self) -> bool:
+        """Sends the youngest sequence back to the queue, and lets none in until a step has been computed.
+
+        False if at most one is running.
+        """
+        self._is_admission_held = True
+        return self._preempt_youngest()
 
     def drop_retained(self) -> bool:
         """Frees all that is only kept for later prompts; false if nothing was."""
@@ -189,15 +202,19 @@ class Scheduler:
     def _make_room(self) -> None:
         """Sees to it that all that running sequences still have to compute fits: evicts, then preempts."""
         while self._n_free < self._n_reserved:
-            if not self._evict_one() and not self.preempt_youngest():
+            if not self._evict_one() and not self._preempt_youngest():
                 raise AssertionError("one sequence alone does not fit; it must not have been added")
 
     def _admit(self) -> None:
         """Gives slots to waiting sequences, in their order, while there is room."""
+        n_passed_over = 0
         for sequence in list(self._waiting):
             if len(self._running) >= self._max_running:
                 return
             if self._is_computed_soon(sequence):
+                n_passed_over += 1
+                if n_passed_over == MAX_PASSED_OVER:
+                    return
                 continue
             if not self._try_start(sequence):
                 return
@@ -205,7 +222,7 @@ class Scheduler:
 
     def _is_computed_soon(self, sequence: Sequence) -> bool:
         """Whether a running sequence is about to compute a longer prefix of this one than is there now."""
-        if not self._may_reuse(sequence):
+        if not self._may_reuse(sequence) or not any(other.n_pending > 1 for other in self._running):
             return False
         wanted = sequence.tokens[:-1]
         n_now, _ = self._tree.match(sequence.scope, wanted, exact=sequence.exact)
@@ -235,6 +252,8 @@ class Scheduler:
         while self._n_free < self._n_reserved + n_pending:
             if not self._evict_one(keep=source):
                 return False
+        if sequence.exact and not self._runs_exact:
+            self._free_ahead(keep=source)
         slot = self._take_slot(sequence, source, n_reused)
         if slot is None:
             return False
@@ -263,6 +282,17 @@ class Scheduler:
         return slot
 
     @property
+    def _runs_exact(self) -> bool:
+        return any(sequence.exact for sequence in self._running)
+
+    def _free_ahead(self, *, keep: int | None) -> None:
+        """Evicts until there is room for what may come while a seeded sequence runs."""
+        n_cells = int(self._n_ctx * EXACT_FREE_RATIO) + self._n_reserved
+        n_slots = int(self._n_seq_max * EXACT_FREE_RATIO)
+        while (self._n_free < n_cells or len(self._free_slots) < n_slots) and self._evict_one(keep=keep):
+            pass
+
+    @property
     def _n_free(self) -> int:
         return self._n_ctx - self._tree.n_cells
 
@@ -288,13 +318,26 @@ class Scheduler:
                 return True
         return False
 
-    def _preempt(self, sequence: Sequence) -> None:
-        assert sequence.slot is not None
-        self._running.remove(sequence)
-        self._release(sequence.slot)
-        sequence.slot = None
+    def _preempt_youngest(self) -> bool:
+        """Sends the sequence that arrived last back to the queue; false if at most one is running."""
+        if len(self._running) < 2:
+            return False
+        sequence = self._running[-1]
+        slot = self._take_out(sequence)
+        assert slot is not None
+        self._release(slot)
         sequence.n_computed = 0
         self._waiting.appendleft(sequence)
+        return True
+
+    def _take_out(self, sequence: Sequence) -> int | None:
+        """Removes a sequence from where it is; the slot that it held."""
+        if sequence.slot is None:
+            self._waiting.remove(sequence)
+            return None
+        self._running.remove(sequence)
+        slot, sequence.slot = sequence.slot, None
+        return slot
 
     def _release(self, slot: int) -> None:
         self._tree.release(slot)

@@ -5,6 +5,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ class GGUFHeader(msgspec.Struct, frozen=True):
     bos_token: str
     eos_token: str
     control_tokens: tuple[str, ...]
+    longest_token_bytes: int
+
+
+# What llama.cpp takes for a control token by its text, whatever the file says of its type (llama-vocab.cpp); a few
+# ordinary tokens more do no harm here.
+_CONTROL_TEXT = re.compile(r"_?<(\|.*\||｜.*｜|[a-z]+_of_[a-z_]+|EOT|eos|bos|eot|/?s|unk|pad)>")
 
 
 def read_header(path: Path) -> GGUFHeader:
@@ -44,7 +51,8 @@ def read_header(path: Path) -> GGUFHeader:
     if architecture is None or n_ctx_train is None:
         raise ConfigError(f"{path} has no general.architecture or no context length in its header")
     tokens: list[str] = value("tokenizer.ggml.tokens") or []
-    types: list[int] = value("tokenizer.ggml.token_type") or []
+    # Without types, everything that looks like one counts.
+    types: list[int] = value("tokenizer.ggml.token_type") or [TokenType.NORMAL] * len(tokens)
 
     def token_text(key: str) -> str:
         number = value(key)
@@ -58,5 +66,11 @@ def read_header(path: Path) -> GGUFHeader:
         chat_template=value("tokenizer.chat_template"),
         bos_token=token_text("tokenizer.ggml.bos_token_id"),
         eos_token=token_text("tokenizer.ggml.eos_token_id"),
-        control_tokens=tuple(text for text, kind in zip(tokens, types, strict=False) if kind in parsed and text),
+        control_tokens=tuple(
+            text
+            for text, kind in zip(tokens, types, strict=False)
+            if text and (kind in parsed or _CONTROL_TEXT.fullmatch(text))
+        ),
+        # At least as long as the token's text: byte-level vocabularies write some bytes as longer characters.
+        longest_token_bytes=max((len(text.encode("utf-8", "replace")) for text in tokens), default=1),
     )

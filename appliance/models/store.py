@@ -5,18 +5,23 @@ The record holds what the gateway needs to know without opening the model. Files
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
+from appliance import logs
 from appliance.errors import ConfigError
 from appliance.models.gguf_header import GGUFHeader, read_header
 from appliance.models.lock import Entry, Version
 
-RECORD_SCHEMA = 1
+log = logging.getLogger(__name__)
+
+RECORD_SCHEMA = 2
 CHUNK_BYTES = 1 << 20
 
 
@@ -56,10 +61,14 @@ class ModelStore:
             ConfigError: a published file has other bytes than the lock says.
         """
         for version in entry.versions:
-            folder = self._folder(entry, version)
-            if (folder / "record.json").exists():
-                return self._check(folder, entry, version)
+            if (stored := self.find_version(entry, version)) is not None:
+                return stored
         return None
+
+    def find_version(self, entry: Entry, version: Version) -> StoredModel | None:
+        """As :meth:`find`, for one version."""
+        folder = self._folder(entry, version)
+        return self._check(folder, entry, version) if (folder / "record.json").exists() else None
 
     def publish(self, entry: Entry, version: Version, content: BinaryIO) -> StoredModel:
         """Writes a model file and its record.
@@ -73,6 +82,7 @@ class ModelStore:
             folder.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as out:
                 digest = _copy_hashed(content, out)
+                _flush(out)
             if digest != version.gguf_sha256:
                 raise ConfigError(
                     f"{entry.name}: {version.source.member} has sha256 {digest}, models.lock says {version.gguf_sha256}"
@@ -94,17 +104,14 @@ class ModelStore:
     def _check(self, folder: Path, entry: Entry, version: Version) -> StoredModel:
         path = folder / "model.gguf"
         try:
-            record = msgspec.json.decode((folder / "record.json").read_bytes(), type=Record)
             status = path.stat()
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(f"{folder} is damaged ({error}); delete it and fetch the model again") from None
-        if (status.st_size, status.st_mtime_ns, status.st_ino) == (
-            record.gguf_bytes,
-            record.mtime_ns,
-            record.inode,
-        ):
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}; delete its folder and fetch the model again") from None
+        record = _read_record(folder / "record.json")
+        stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
+        if record is not None and stamp == (record.gguf_bytes, record.mtime_ns, record.inode):
             return StoredModel(path, record, entry.note)
-        # Touched since it was published, copied or restored from a backup: the bytes decide.
+        # Touched since it was published, copied, restored from a backup, or of another release: the bytes decide.
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != version.gguf_sha256:
@@ -112,7 +119,8 @@ class ModelStore:
                 f"{path} has sha256 {digest}, models.lock says {version.gguf_sha256}; "
                 "it is not served. Delete its folder and fetch the model again"
             )
-        return self._write_record(folder, entry, version, record.header)
+        header = record.header if record is not None else read_header(path)
+        return self._write_record(folder, entry, version, header)
 
     def _write_record(self, folder: Path, entry: Entry, version: Version, header: GGUFHeader) -> StoredModel:
         path = folder / "model.gguf"
@@ -128,12 +136,36 @@ class ModelStore:
             header=header,
         )
         part = folder / f"record.json.{os.getpid()}.part"
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
-        os.replace(part, folder / "record.json")
+        try:
+            with part.open("wb") as out:
+                out.write(msgspec.json.format(msgspec.json.encode(record), indent=1))
+                _flush(out)
+            os.replace(part, folder / "record.json")
+        except OSError as error:
+            # A store that is mounted read-only: its files are as good, and are hashed again at the next start.
+            log.warning(logs.event("record_not_written", path=folder, reason=error.strerror))
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
         return StoredModel(path, record, entry.note)
 
     def _folder(self, entry: Entry, version: Version) -> Path:
         return self._root / entry.name / version.gguf_sha256[:12]
+
+
+def _read_record(path: Path) -> Record | None:
+    """The record, or None if it is damaged or of another release."""
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=Record)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return record if record.schema == RECORD_SCHEMA else None
+
+
+def _flush(file: BinaryIO) -> None:
+    """To the disk itself: a file must be whole before it gets its name."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _copy_hashed(source: BinaryIO, target: BinaryIO) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from appliance.schemas.sampling import GenerationFields, Text
+from appliance.schemas.sampling import GenerationFields, MaxTokens, Text
 
 MAX_MESSAGES = 4096
 MAX_TOP_LOGPROBS = 20
@@ -27,7 +27,8 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[TextPart] | None = None
-    name: Text | None = None
+    # Templates print it as it is: nothing that could be a control token.
+    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = None
 
     @model_validator(mode="after")
     def _has_content(self) -> Message:
@@ -48,7 +49,7 @@ Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)
 
 class ChatRequest(GenerationFields):
     messages: Messages
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_completion_tokens: MaxTokens = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=MAX_TOP_LOGPROBS)] = None
     tools: list[Any] | None = None

@@ -9,6 +9,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 MAX_N = 16
 MAX_STOP = 16
 MAX_STOP_CHARS = 256
+# Each is looked for in every token of the vocabulary.
+MAX_BREAKERS = 8
+MAX_BREAKER_CHARS = 32
 # OpenAI's range of a bias; -100 bans a token.
 MAX_BIAS = 100.0
 MAX_BIASES = 1024
@@ -24,6 +27,8 @@ def _is_unicode(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_is_unicode)]
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
+Breaker = Annotated[Text, Field(min_length=1, max_length=MAX_BREAKER_CHARS)]
+MaxTokens = Annotated[int | None, Field(ge=1, lt=1 << 31)]
 StopString = Annotated[Text, Field(max_length=MAX_STOP_CHARS)]
 
 
@@ -43,7 +48,7 @@ class SamplingFields(BaseModel):
     top_k: Annotated[int | None, Field(ge=0, lt=1 << 31)] = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     typical_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    repeat_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
+    repeat_penalty: Annotated[float | None, Field(ge=0.01, le=10)] = None
     repeat_last_n: Annotated[int | None, Field(ge=-1, le=1 << 20)] = None
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
@@ -51,7 +56,7 @@ class SamplingFields(BaseModel):
     dry_base: Annotated[float | None, Field(ge=1, le=100)] = None
     dry_allowed_length: Annotated[int | None, Field(ge=0, le=1 << 20)] = None
     dry_penalty_last_n: Annotated[int | None, Field(ge=-1, le=1 << 20)] = None
-    dry_sequence_breakers: Annotated[list[StopString] | None, Field(max_length=64)] = None
+    dry_sequence_breakers: Annotated[list[Breaker] | None, Field(max_length=MAX_BREAKERS)] = None
     xtc_probability: Annotated[float | None, Field(ge=0, le=1)] = None
     xtc_threshold: Annotated[float | None, Field(ge=0, le=1)] = None
     mirostat: Annotated[int | None, Field(ge=0, le=2)] = None
@@ -77,7 +82,7 @@ class GenerationFields(SamplingFields):
     stream_options: StreamOptions | None = None
     n: Annotated[int | None, Field(ge=1, le=MAX_N)] = None
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP)] | None = None
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_tokens: MaxTokens = None
     ignore_eos: bool = False
 
     @property

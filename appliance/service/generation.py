@@ -124,7 +124,7 @@ class Generation:
                         events = await stream.next_events()
                         last = events[-1]
                         if isinstance(last, Failed):
-                            raise ENGINE_ERRORS.get(last.code, EngineFailed)(last.message)
+                            raise ENGINE_ERRORS.get(last.code, EngineFailed)(last.message, param=last.param)
                         yield events
                         if isinstance(last, Finished):
                             return

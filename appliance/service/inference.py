@@ -92,7 +92,7 @@ class Inference:
         async with engine.submit(message) as stream:
             (event,) = await stream.next_events()
         if isinstance(event, Failed):
-            raise ENGINE_ERRORS.get(event.code, EngineFailed)(event.message)
+            raise ENGINE_ERRORS.get(event.code, EngineFailed)(event.message, param=event.param)
         return event
 
     def _completion(

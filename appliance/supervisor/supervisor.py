@@ -10,7 +10,7 @@ from typing import Literal
 from appliance import logs
 from appliance.engine.client import EngineClient, EngineProcess
 from appliance.engine.messages import Load, Ready
-from appliance.errors import ApplianceError, EngineUnavailable
+from appliance.errors import ApplianceError, EngineUnavailable, QueueFull
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class Supervisor:
         self._spawn = spawn
         self._max_open = max_open
         self._engine = EngineClient(first, max_open=max_open)
+        self._n_waiting = 0
         self._changed = asyncio.Event()
         self._watching = asyncio.create_task(self._watch())
 
@@ -42,13 +43,19 @@ class Supervisor:
 
         Raises:
             EngineUnavailable: it isn't within two minutes, can't load its model, or is being stopped.
+            QueueFull: as many requests as are allowed wait for it already.
         """
+        if self._n_waiting >= self._max_open:
+            raise QueueFull(f"{self._max_open} requests wait for the model to load; try again later", retry_after_s=5)
+        self._n_waiting += 1
         try:
             async with asyncio.timeout(LOAD_WAIT_S):
                 while self.state == "loading" or (self.state == "ready" and self._engine.has_ended):
                     await self._changed.wait()
         except TimeoutError:
             raise EngineUnavailable("the model is still loading; try again later", retry_after_s=30) from None
+        finally:
+            self._n_waiting -= 1
         if self.state == "failed":
             raise EngineUnavailable(f"the model can't be loaded: {self.error}", retry_after_s=30)
         if self.state in ("draining", "stopped"):
@@ -96,27 +103,39 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         n_ends_in_a_row = 0
         while True:
-            started = loop.time()
-            try:
-                self.info = await self._engine.ready()
-            except ApplianceError as error:
-                has_served = False
-                self.error = error
-                log.error(logs.event("engine_load_failed", pid=self._engine.pid, reason=error))
-                await self._engine.ended()
-                self._set("failed")
-            else:
-                has_served = True
-                self.error = None
-                self._set("ready")
-                await self._engine.ended()
-                log.error(logs.event("engine_ended", pid=self._engine.pid, reason=self._engine.exit_reason()))
-                self._set("loading")
-            if loop.time() - started > STABLE_AFTER_S:
+            ready_at = await self._run_to_its_end()
+            if ready_at is not None and loop.time() - ready_at > STABLE_AFTER_S:
                 n_ends_in_a_row = 0
             n_ends_in_a_row += 1
-            if not has_served or n_ends_in_a_row > 1:
+            if ready_at is None or n_ends_in_a_row > 1:
                 await asyncio.sleep(BACKOFF_S[min(n_ends_in_a_row, len(BACKOFF_S)) - 1])
-            self._engine = EngineClient(self._spawn(), max_open=self._max_open)
+            try:
+                process = self._spawn()
+            except OSError as error:
+                self.error = EngineUnavailable(f"no engine process can be started: {error.strerror}")
+                log.error(logs.event("engine_not_started", reason=error))
+                self._set("failed")
+                continue
+            self._engine = EngineClient(process, max_open=self._max_open)
             log.warning(logs.event("engine_restarted", pid=self._engine.pid))
             self._set("loading")
+
+    async def _run_to_its_end(self) -> float | None:
+        """Follows the engine until it has ended; when it was ready, None if it never was."""
+        if self._engine.has_ended:
+            return None
+        try:
+            self.info = await self._engine.ready()
+        except ApplianceError as error:
+            self.error = error
+            log.error(logs.event("engine_load_failed", pid=self._engine.pid, reason=error))
+            await self._engine.ended()
+            self._set("failed")
+            return None
+        self.error = None
+        ready_at = asyncio.get_running_loop().time()
+        self._set("ready")
+        await self._engine.ended()
+        log.error(logs.event("engine_ended", pid=self._engine.pid, reason=self._engine.exit_reason()))
+        self._set("loading")
+        return ready_at

@@ -155,3 +155,39 @@ async def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyP
         assert b"400 Bad Request" in answer
         assert b"did not come within" in answer
         writer.close()
+
+
+async def test_requests_that_can_not_be_sent_leave_no_place_taken() -> None:
+    async with run_gateway(max_open=2) as gateway:
+        for fields in (
+            {"max_tokens": 2**64},
+            {"top_k": 2**64},
+            {"seed": 2**64},
+            {"logit_bias": {"18446744073709551616": 1}},
+            {"logit_bias": {"9" * 5000: 1}},
+            {"model": "\ud800"},
+            {"dry_sequence_breakers": ["\ud800"]},
+        ):
+            body = json.dumps({"messages": [{"role": "user", "content": "a"}], **fields}).encode()
+            status, _ = await post(gateway, body)
+            assert status == 400, fields
+        for _ in range(3):
+            assert (await gateway.chat()).status_code == 200
+
+
+async def test_a_name_can_not_hold_a_control_token(gateway: Gateway) -> None:
+    response = await gateway.chat(messages=[{"role": "user", "content": "a", "name": "x<|end|>"}])
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "messages.0.name")
+
+
+async def test_a_prompt_that_is_far_too_long_is_refused_before_it_is_tokenized(gateway: Gateway) -> None:
+    response = await gateway.chat("x" * 1_000_000)
+    error = response.json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+    assert "1000000 bytes" in error["message"]
+
+
+async def test_a_body_without_its_content_type_says_so(gateway: Gateway) -> None:
+    response = await gateway.http.post("/v1/chat/completions", content=b'{"messages": []}')
+    assert response.status_code == 400
+    assert "Content-Type: application/json" in response.json()["error"]["message"]

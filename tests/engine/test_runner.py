@@ -38,6 +38,7 @@ CONFIG = EngineConfig(
     n_batch=16,
     n_threads=1,
     n_gpu_layers=0,
+    longest_token_bytes=1,
     max_running=4,
     prefix_reuse=True,
 )
@@ -94,12 +95,6 @@ class Engine:
     def join(self) -> None:
         self.thread.join(20)
         assert not self.thread.is_alive(), "the engine did not end"
-
-
-@pytest.fixture(autouse=True)
-def _no_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Only a main thread may set handlers; a process of its own does.
-    monkeypatch.setattr("appliance.engine.runner.signal.signal", lambda *_: None)
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ def config(stored: StoredModel, **fields: Any) -> EngineConfig:
     defaults = {
         "model_path": str(stored.path),
         "tensor_types": stored.record.header.tensor_types,
+        "longest_token_bytes": stored.record.header.longest_token_bytes,
         "n_ctx": 2048,
         "n_batch": 512,
         "n_threads": 1,

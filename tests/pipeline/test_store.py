@@ -29,13 +29,14 @@ MEMBER = "tiny_model/tiny.gguf"
 FILE_NAME = "tiny_model-1.0-py3-none-any.whl"
 
 
-def tiny_gguf(path: Path, *, template: str = TEMPLATE) -> bytes:
+def tiny_gguf(path: Path, *, template: str = TEMPLATE, name: str = "tiny", types: list[int] | None = None) -> bytes:
     """A GGUF file with a header and one small tensor."""
     writer = GGUFWriter(path, "llama")
     writer.add_context_length(128)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(["<unk>", "<|end|>", "a", "b"])
-    writer.add_token_types([2, 3, 1, 1])
+    writer.add_token_types(types or [2, 3, 1, 1])
+    writer.add_name(name)
     writer.add_eos_token_id(1)
     writer.add_chat_template(template)
     writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
@@ -235,14 +236,64 @@ def test_a_file_that_was_only_touched_is_checked_once(tmp_path: Path, content: b
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"schema": 1}'])
-def test_a_damaged_record_names_the_folder(tmp_path: Path, content: bytes, damage: bytes) -> None:
+def test_a_damaged_record_is_made_again_from_the_file(tmp_path: Path, content: bytes, damage: bytes) -> None:
     entry = entry_for(content)
     store = ModelStore(tmp_path)
-    folder = store.publish(entry, entry.versions[0], io.BytesIO(content)).path.parent
-    (folder / "record.json").write_bytes(damage)
-    with pytest.raises(ConfigError, match="is damaged") as caught:
+    published = store.publish(entry, entry.versions[0], io.BytesIO(content))
+    (published.path.parent / "record.json").write_bytes(damage)
+    assert store.find(entry) == published
+    assert (published.path.parent / "record.json").stat().st_size > 100
+
+
+def test_a_copy_that_can_not_be_written_to_is_served(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = entry_for(content)
+    store = ModelStore(tmp_path)
+    published = store.publish(entry, entry.versions[0], io.BytesIO(content))
+    os.utime(published.path, ns=(1, 1))
+
+    def read_only(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("appliance.models.store.os.replace", read_only)
+    found = store.find(entry)
+    assert found is not None
+    assert len(files_in(tmp_path)) == 2
+
+
+def test_a_model_file_that_is_gone_names_its_path(tmp_path: Path, content: bytes) -> None:
+    entry = entry_for(content)
+    store = ModelStore(tmp_path)
+    path = store.publish(entry, entry.versions[0], io.BytesIO(content)).path
+    path.unlink()
+    with pytest.raises(ConfigError, match="fetch the model again"):
         store.find(entry)
-    assert str(folder) in caught.value.message
+
+
+def test_an_older_version_is_served_until_the_newest_is_there_which_is_what_fetch_fetches(
+    tmp_path: Path, content: bytes
+) -> None:
+    old = entry_for(content)
+    newer = tiny_gguf(tmp_path / "newer.gguf", name="newer")
+    both = msgspec.structs.replace(old, versions=(entry_for(newer).versions[0], old.versions[0]))
+    store = ModelStore(tmp_path / "models")
+    store.publish(both, both.versions[1], io.BytesIO(content))
+    assert store.find_version(both, both.versions[0]) is None
+    found = store.find(both)
+    assert found is not None
+    assert found.record.gguf_sha256 == old.versions[0].gguf_sha256
+    store.publish(both, both.versions[0], io.BytesIO(newer))
+    newest = store.find(both)
+    assert newest is not None
+    assert newest.record.gguf_sha256 == both.versions[0].gguf_sha256
+
+
+def test_a_control_token_counts_whatever_type_the_file_gives_it(tmp_path: Path) -> None:
+    content = tiny_gguf(tmp_path / "t.gguf", types=[1, 1, 1, 1])
+    entry = entry_for(content)
+    stored = ModelStore(tmp_path / "models").publish(entry, entry.versions[0], io.BytesIO(content))
+    assert stored.record.header.control_tokens == ("<unk>", "<|end|>")
 
 
 def test_fetching_again_downloads_nothing(tmp_path: Path, index: Index, content: bytes) -> None:

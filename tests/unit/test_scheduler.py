@@ -129,7 +129,6 @@ def test_nothing_is_retained_or_shared_with_prefix_reuse_off() -> None:
     sched.add(first)
     step(sched)
     sched.finish(first)
-    assert sched.n_cells_used == 0
     second = sequence(prompt=[1, 2, 3, 4])
     sched.add(second)
     assert step(sched).memory == (Release(0),)
@@ -300,3 +299,49 @@ def test_a_prefix_that_stands_in_the_way_of_its_own_reuse_is_given_up() -> None:
     sched.add(new)
     assert tokens_for(step(sched), new) == 50
     assert new.n_cached == 0
+
+
+def test_while_a_seeded_sequence_runs_no_cell_is_freed_unless_it_must_be() -> None:
+    for prefix_reuse in (True, False):
+        sched = scheduler(n_ctx=200, exact_batch=20, prefix_reuse=prefix_reuse)
+        seeded, other = sequence(exact=True), sequence()
+        for seq in (seeded, other):
+            sched.add(seq)
+        step(sched)
+        sched.finish(other)
+        assert not any(isinstance(operation, Release) for _ in range(5) for operation in step(sched).memory)
+
+
+def test_room_is_freed_before_a_seeded_sequence_starts() -> None:
+    sched = scheduler(n_ctx=100, n_seq_max=8, exact_batch=64)
+    for _ in range(4):
+        old = sequence(prompt=24)
+        sched.add(old)
+        step(sched)
+        sched.finish(old)
+    seeded = sequence(prompt=4, exact=True)
+    sched.add(seeded)
+    assert [type(operation) for operation in step(sched).memory] == [Release]
+    assert sched.n_cells_used <= 75 + 4
+
+
+def test_a_sequence_that_yielded_its_room_stays_out_until_a_step_was_computed() -> None:
+    sched = scheduler()
+    first, second = sequence(), sequence()
+    sched.add(first)
+    sched.add(second)
+    sched.schedule()
+    assert sched.yield_room()
+    plan = step(sched)
+    assert (tokens_for(plan, first), tokens_for(plan, second)) == (4, 0)
+    assert tokens_for(step(sched), second) == 4
+
+
+def test_what_may_be_wrong_is_not_kept() -> None:
+    sched = scheduler()
+    seq = sequence()
+    sched.add(seq)
+    step(sched)
+    sched.discard(seq)
+    assert sched.n_cells_used == 0
+    sched.check_integrity()

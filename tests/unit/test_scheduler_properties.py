@@ -95,7 +95,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def lose_room(self) -> None:
         """What happens when the backend says that the cache is full."""
         if not self.sched.drop_retained():
-            assert self.sched.preempt_youngest()
+            assert self.sched.yield_room()
 
     def finish(self, seq: Sequence) -> None:
         self.sched.finish(seq)

@@ -6,7 +6,7 @@ import pytest
 
 from appliance.chat.template import OUTPUT_LIMIT_CHARS, ChatTemplate
 from appliance.engine.messages import PromptPart
-from appliance.errors import InvalidRequest
+from appliance.errors import ConfigError, InvalidRequest
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -98,6 +98,9 @@ def test_a_template_s_own_refusal_is_the_client_s_error() -> None:
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ messages.append(1) }}",
         "{{ raise_exception.__globals__.json }}",
+        "{{ 'x'.center(2000000000) }}",
+        "{{ '{:>2000000000}'.format('x') }}",
+        "{{ lipsum(n=100000) }}",
     ],
 )
 def test_the_sandbox_holds(source: str) -> None:
@@ -131,6 +134,12 @@ def test_a_template_that_writes_without_end_is_stopped() -> None:
         ChatTemplate(source, bos_token="", eos_token="", control_tokens=(), clock=lambda: 0.0).render(user("x" * 1000))
 
 
+@pytest.mark.parametrize("source", ["{{ 'x' | center(2000000000) }}", "{{ '%2000000000d' | format(1) }}"])
+def test_filters_that_make_text_of_any_length_are_not_there(source: str) -> None:
+    with pytest.raises((ConfigError, InvalidRequest)):
+        template(source).render(user("hi"))
+
+
 def test_a_template_that_is_no_jinja_is_refused() -> None:
-    with pytest.raises(ValueError, match="no valid Jinja"):
+    with pytest.raises(ConfigError, match="no valid Jinja"):
         template("{% if %}")

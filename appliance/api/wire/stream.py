@@ -116,6 +116,7 @@ class ChunkStream(ABC):
                     index += first_index
                     frames += (self._begin, str(index).encode(), self.body(index, text, logprobs), self._end)
                 case SequenceFinished(_, index, reason):
+                    self.completion.generations[number].is_committed = True
                     frames += self._flush()
                     self._last_choice = self.last_choice(index + first_index, reason)
                 case Progress(_, n_computed, n_prompt):

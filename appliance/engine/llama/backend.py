@@ -17,6 +17,7 @@ from appliance.engine.messages import EngineConfig, PromptPart
 from appliance.engine.params import SamplingParams
 from appliance.engine.scheduler import StepPlan
 from appliance.engine.sequence import Sequence
+from appliance.errors import EngineFailed
 
 DEFAULT_N_CTX = 8192
 # Slots beyond the running sequences', for prefixes that are kept after their request has ended.
@@ -45,6 +46,7 @@ class LlamaBackend:
                 n_batch=config.n_batch,
                 n_seq_max=n_slots + 1,
                 n_threads=config.n_threads,
+                op_offload=config.n_gpu_layers != 0,
             )
         except BaseException:
             self._model.__exit__(None, None, None)
@@ -88,7 +90,9 @@ class LlamaBackend:
         return self._model.is_eog(token)
 
     def open_sampler(self, sequence: Sequence, params: SamplingParams) -> None:
-        self._samplers[sequence] = Sampler(self._model, params, sequence.tokens, seed_offset=sequence.index)
+        prompt = sequence.tokens[: sequence.n_prompt]
+        n_ctx = self._context.n_ctx
+        self._samplers[sequence] = Sampler(self._model, params, prompt, index=sequence.index, n_ctx=n_ctx)
 
     def close_sampler(self, sequence: Sequence) -> None:
         self._samplers.pop(sequence).close()
@@ -106,8 +110,11 @@ class LlamaBackend:
     def _sample(self, sequence: Sequence, output: int) -> Sampled:
         logits = self._context.logits(output)
         if not np.isfinite(logits.max()):  # damaged weights decode without an error
-            return Sampled(0, error="the model computed no numbers: its file is damaged; run `appliance models verify`")
-        token = self._samplers[sequence].sample(self._context, output, logits)
+            return Sampled(0, error="the model computed no numbers: its file is damaged; fetch it again")
+        try:
+            token = self._samplers[sequence].sample(self._context, output, logits)
+        except EngineFailed as error:
+            return Sampled(0, error=error.message)
         if sequence.top_logprobs is None:
             return Sampled(token)
         return Sampled(token, token_logprob(self._model, logits, token, sequence.top_logprobs))

@@ -57,7 +57,9 @@ class Batch:
 class Context:
     """Owns a ``llama_context`` with one KV cache for all sequences; use with ``with``."""
 
-    def __init__(self, model: Model, *, n_ctx: int, n_batch: int, n_seq_max: int, n_threads: int) -> None:
+    def __init__(
+        self, model: Model, *, n_ctx: int, n_batch: int, n_seq_max: int, n_threads: int, op_offload: bool
+    ) -> None:
         """Raises EngineFailed if there is no memory for it; llama.cpp's log says how much was wanted."""
         params = lib.llama_context_default_params()
         params.n_ctx = n_ctx
@@ -66,6 +68,7 @@ class Context:
         params.n_seq_max = n_seq_max
         params.n_threads = n_threads
         params.n_threads_batch = n_threads
+        params.op_offload = op_offload  # else a GPU takes large batches even of a model that is kept off it
         params.kv_unified = True  # sequences share cells; without it a partial seq_cp aborts the process
         self._n_vocab = model.n_vocab
         self.handle: Any = lib.llama_init_from_model(model.handle, params)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import hashlib
 import secrets
 from typing import Any
 
@@ -19,25 +21,20 @@ _MIROSTAT_M = 100  # the paper's m, as llama.cpp's own programs set it
 
 
 class Sampler:
-    """Owns a sampler chain of one sequence; :meth:`close` frees it."""
+    """Owns a sampler chain of one sequence; :meth:`close` frees it.
 
-    def __init__(self, model: Model, params: SamplingParams, prompt: list[int], *, seed_offset: int) -> None:
+    The chain is made when its first token is sampled: a sequence that waits costs nothing.
+    """
+
+    def __init__(self, model: Model, params: SamplingParams, prompt: list[int], *, index: int, n_ctx: int) -> None:
         """Raises InvalidRequest if a parameter doesn't suit the model's vocabulary."""
-        self._is_plain_greedy = params.is_plain_greedy
-        self._chain: Any = None
         _check_bias(params, model.n_vocab)
-        if self._is_plain_greedy:
-            return
-        chain_params = lib.llama_sampler_chain_default_params()
-        self._chain = lib.llama_sampler_chain_init(chain_params)
-        try:
-            self._build(model, params, seed_offset)
-        except Exception:
-            self.close()
-            raise
-        if params.has_penalties:
-            for token in prompt:
-                lib.llama_sampler_accept(self._chain, token)
+        self._model = model
+        self._params = params
+        self._prompt = prompt
+        self._index = index
+        self._n_ctx = n_ctx
+        self._chain: Any = None
 
     def close(self) -> None:
         if self._chain:
@@ -45,9 +42,11 @@ class Sampler:
             self._chain = None
 
     def sample(self, context: Context, output: int, logits: Logits) -> int:
-        """Chooses a token and remembers it for the penalties."""
-        if self._is_plain_greedy:
+        """Chooses a token and remembers it for the penalties. Raises EngineFailed if the chain can't be made."""
+        if self._params.is_plain_greedy:
             return int(logits.argmax())
+        if self._chain is None:
+            self._build()
         return int(lib.llama_sampler_sample(self._chain, context.handle, output))
 
     def _add(self, sampler: Any, name: str) -> None:
@@ -55,8 +54,15 @@ class Sampler:
             raise EngineFailed(f"llama.cpp refused to make its {name} sampler")
         lib.llama_sampler_chain_add(self._chain, sampler)
 
-    def _build(self, model: Model, params: SamplingParams, seed_offset: int) -> None:
+    def _build(self) -> None:
         """Adds the samplers in the order of llama.cpp's ``common_sampler_init``."""
+        self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        self._add_all(self._model, self._params)
+        if self._params.has_penalties:
+            for token in self._prompt:
+                lib.llama_sampler_accept(self._chain, token)
+
+    def _add_all(self, model: Model, params: SamplingParams) -> None:
         add = self._add
         if params.logit_bias:
             biases = (lib.llama_logit_bias * len(params.logit_bias))()
@@ -67,18 +73,18 @@ class Sampler:
             add(
                 lib.llama_sampler_init_penalties(
                     model.n_vocab,
-                    params.repeat_last_n if params.repeat_last_n >= 0 else model.n_ctx_train,
+                    self._last_n(params.repeat_last_n),
                     params.repeat_penalty,
                     params.frequency_penalty,
                     params.presence_penalty,
                 ),
                 "penalties",
             )
-        if params.temperature == 0.0:
+        if params.is_greedy:
             self._add_dry(model, params)
             add(lib.llama_sampler_init_greedy(), "greedy")
             return
-        seed = _chain_seed(params.seed, seed_offset)
+        seed = _chain_seed(params.seed, self._index)
         if params.mirostat:
             add(lib.llama_sampler_init_temp(params.temperature), "temp")
             tau, eta = params.mirostat_tau, params.mirostat_eta
@@ -101,23 +107,35 @@ class Sampler:
         add(lib.llama_sampler_init_temp(params.temperature), "temp")
         add(lib.llama_sampler_init_dist(seed), "dist")
 
+    def _last_n(self, n_tokens: int) -> int:
+        """How many tokens a sampler looks back; it allocates as much, so never more than there can be."""
+        return self._n_ctx if n_tokens < 0 else min(n_tokens, self._n_ctx)
+
     def _add_dry(self, model: Model, params: SamplingParams) -> None:
         if params.dry_multiplier == 0.0:
             return
-        breakers = [text.encode() for text in params.dry_sequence_breakers]
-        last_n = params.dry_penalty_last_n if params.dry_penalty_last_n >= 0 else model.n_ctx_train
-        self._add(
-            lib.llama_sampler_init_dry(
-                model.vocab,
-                params.dry_multiplier,
-                params.dry_base,
-                params.dry_allowed_length,
-                last_n,
-                (ctypes.c_char_p * len(breakers))(*breakers),
-                len(breakers),
-            ),
-            "dry",
+        prototype = _dry_prototype(
+            model,
+            params.dry_multiplier,
+            params.dry_base,
+            params.dry_allowed_length,
+            self._last_n(params.dry_penalty_last_n),
+            params.dry_sequence_breakers,
         )
+        self._add(lib.llama_sampler_clone(prototype), "dry")
+
+
+@functools.lru_cache(maxsize=8)
+def _dry_prototype(
+    model: Model, multiplier: float, base: float, allowed_length: int, last_n: int, breakers: tuple[str, ...]
+) -> Any:
+    """A sampler to clone: to make one, llama.cpp searches the whole vocabulary for each breaker.
+
+    The few that are kept live as long as the process.
+    """
+    encoded = [text.encode() for text in breakers]
+    texts = (ctypes.c_char_p * len(encoded))(*encoded)
+    return lib.llama_sampler_init_dry(model.vocab, multiplier, base, allowed_length, last_n, texts, len(encoded))
 
 
 def token_logprob(model: Model, logits: Logits, token: int, n_top: int) -> TokenLogprob:
@@ -140,6 +158,14 @@ def _check_bias(params: SamplingParams, n_vocab: int) -> None:
             )
 
 
-def _chain_seed(seed: int | None, offset: int) -> int:
-    """A 32-bit seed; never 0xFFFFFFFF, which llama.cpp takes to mean a random one."""
-    return (secrets.randbits(32) if seed is None else seed + offset) % 0xFFFFFFFF
+def _chain_seed(seed: int | None, index: int) -> int:
+    """A 32-bit seed for answer ``index``; never 0xFFFFFFFF, which llama.cpp takes to mean a random one.
+
+    The first answer's is the request's own; the others' have nothing to do with those of neighbouring seeds.
+    """
+    if seed is None:
+        return secrets.randbits(32) % 0xFFFFFFFF
+    if index == 0:
+        return seed % 0xFFFFFFFF
+    digest = hashlib.sha256(f"{seed} {index}".encode()).digest()
+    return int.from_bytes(digest[:4]) % 0xFFFFFFFF
