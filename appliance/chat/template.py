@@ -22,6 +22,9 @@ from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.filters import do_indent
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from appliance.engine.messages import PromptPart
@@ -32,8 +35,11 @@ OUTPUT_LIMIT_CHARS = 16 * 1024 * 1024
 
 _TICK = "appliance_tick"
 # What makes text of any length out of a number. Templates come from the lock, but nothing good needs these.
-_PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map"})
-_UNBOUNDED_FILTERS = ("center", "format", "indent", "wordwrap")
+_PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "format_map"})
+_UNBOUNDED_FILTERS = ("center", "format")
+# A width of five digits, or one that is itself a field.
+_WIDE_FORMAT = re.compile(r"\d{5}|\{[^{}]*\{")
+_MAX_INDENT = 64
 
 Message = Mapping[str, Any]
 
@@ -46,7 +52,9 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["*", "**", "%"])
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        return super().is_safe_attribute(obj, attr, value) and not (isinstance(obj, str) and attr in _PADDING)
+        if isinstance(obj, str) and (attr in _PADDING or (attr == "format" and _WIDE_FORMAT.search(obj))):
+            return False
+        return super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         # Each could make gigabytes out of a line of template in one step, between two looks at the clock.
@@ -57,6 +65,16 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator == "**" and not (abs(left) <= 1024 and abs(right) <= 64):
             raise _LimitExceeded("it raises a number to a large power")
         return super().call_binop(context, operator, left, right)
+
+
+class _GenerationTag(Extension):
+    """``{% generation %}``: marks, for training, what the assistant says. It stands for its body."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class ChatTemplate:
@@ -78,10 +96,13 @@ class ChatTemplate:
         self._control = re.compile("|".join(map(re.escape, sorted(control_tokens, key=len, reverse=True))) or r"(?!)")
         self._now = now
         self._clock = clock
-        environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment = _Environment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationTag]
+        )
         environment.filters["tojson"] = _tojson
         for name in _UNBOUNDED_FILTERS:
             del environment.filters[name]
+        environment.filters["indent"] = _indent
         del environment.globals["lipsum"]
         try:
             tree = environment.parse(source)
@@ -172,6 +193,13 @@ class ChatTemplate:
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from None
         return "".join(output)
+
+
+def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    """Jinja's own, up to a width that somebody could want."""
+    if len(width) > _MAX_INDENT if isinstance(width, str) else width > _MAX_INDENT:
+        raise _LimitExceeded(f"it indents by more than {_MAX_INDENT}")
+    return do_indent(text, width, first, blank)
 
 
 def _tick_node(lineno: int) -> nodes.Node:

@@ -157,6 +157,32 @@ def test_a_seed_gives_the_same_bits_alone_and_in_company_from_a_prefix_and_from_
         assert transcript(alone) == transcript(from_prefix) == transcript(in_company) == transcript(from_scratch)
 
 
+@pytest.mark.parametrize("prefix_reuse", [True, False])
+def test_a_seed_gives_the_same_bits_in_a_cache_that_has_long_been_full(stored: StoredModel, prefix_reuse: bool) -> None:
+    with LlamaBackend(config(stored, n_ctx=512)) as small:
+        core = engine(small, prefix_reuse=prefix_reuse)
+        first, *others = (
+            [
+                transcript(run(core, seeded(prompt=f"Story {number} of the sea:", n=1)).popitem()[1])
+                for number in range(8)
+            ]
+            for _ in range(4)
+        )
+        assert all(other == first for other in others)
+
+
+def test_seeded_requests_that_end_one_after_another_do_not_disturb_each_other(backend: LlamaBackend) -> None:
+    def request(number: int) -> Submit:
+        params = SamplingParams(seed=number)
+        return submit(f"Story {number}:", params=params, max_tokens=6 + 4 * number, top_logprobs=0, ignore_eos=True)
+
+    for prefix_reuse in (True, False):
+        core = engine(backend, prefix_reuse=prefix_reuse)
+        alone = [transcript(run(core, request(number)).popitem()[1]) for number in range(5)]
+        together = [transcript(events) for events in run(core, *(request(number) for number in range(5))).values()]
+        assert together == alone
+
+
 def test_different_seeds_give_different_texts(core: EngineCore) -> None:
     results = texts(core, *(submit(params=SamplingParams(seed=seed), max_tokens=16) for seed in range(4)))
     assert len(set(results)) == 4

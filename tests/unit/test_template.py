@@ -84,6 +84,7 @@ def test_globals_that_templates_of_the_hub_expect() -> None:
         render("{% set ns = namespace(n=0) %}{% for x in range(3) %}{% set ns.n = ns.n + x %}{% endfor %}{{ ns.n }}")
         == "3"
     )
+    assert render("{% generation %}{{ 'a: {}'.format('b') | indent(2, true) }}{% endgeneration %}") == "  a: b"
     assert render("{% for x in [1, 2, 3] %}{% if x == 2 %}{% break %}{% endif %}{{ x }}{% endfor %}") == "1"
 
 
@@ -101,6 +102,7 @@ def test_a_template_s_own_refusal_is_the_client_s_error() -> None:
         "{{ 'x'.center(2000000000) }}",
         "{{ '{:>2000000000}'.format('x') }}",
         "{{ lipsum(n=100000) }}",
+        "{{ '{:>{}}'.format('x', 2000000000) }}",
     ],
 )
 def test_the_sandbox_holds(source: str) -> None:
@@ -117,6 +119,7 @@ def test_the_sandbox_holds(source: str) -> None:
         "{{ [1] * 1000000000 }}",
         "{{ 9 ** 9 ** 9 }}",
         "{{ '%01000000000d' % 1 }}",
+        "{{ 'x' | indent(1000000000, true) }}",
     ],
 )
 def test_a_hostile_template_passes_a_limit_instead_of_hanging(source: str) -> None:
