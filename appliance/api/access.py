@@ -34,6 +34,12 @@ ACCESS = {
 }
 
 
+def path_of(scope: Scope) -> str:
+    """The path below the root path, which uvicorn puts before every path."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
 def access_of(path: str) -> Access | None:
     """What it takes to call a path; None if nothing stands there."""
     return ACCESS.get(path.lstrip("/").split("/", 1)[0])
@@ -61,13 +67,14 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        access = access_of(scope["path"])
+        path = path_of(scope)
+        access = access_of(path)
         # Probes and scrapers call by whatever name; they learn nothing secret.
         if access is Access.OPEN:
             return
         self._check_host(headers.get("host", ""))
         if access is None:
-            raise NotFound(f"{scope['method']} {scope['path']}: not found")
+            raise NotFound(f"{scope['method']} {path}: not found")
         context: RequestContext = scope["state"]["context"]
         token = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if token and self._admin.matches(token):

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from appliance import logs
+from appliance.api.access import path_of
 from appliance.service.context import RequestContext
 from appliance.service.metrics import Metrics
 
@@ -54,7 +55,7 @@ class Observer:
             # Routes, not paths: what a stranger makes up must not become a label.
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.saw_response(route, status)
-            if not scope["path"].startswith(_QUIET):
+            if not path_of(scope).startswith(_QUIET):
                 self._log(scope, context, status, loop.time() - context.arrived_at)
 
     def _log(self, scope: Scope, context: RequestContext, status: int, duration_s: float) -> None:

@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 
 from appliance.api.access import Access, access_of
 from appliance.api.app import create_api
+from appliance.api.server import ServerOptions
 from appliance.api.state import AppState
 from tests.gateway import Gateway, run_gateway
 
@@ -160,6 +161,20 @@ async def test_configured_origins_may_call() -> None:
         assert response.headers["access-control-allow-origin"] == "https://app.example"
         other = await gateway.http.get("/v1/models", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
+
+
+async def test_behind_a_proxy_everything_stands_under_the_root_path(key_file: Path) -> None:
+    # The proxy takes /llm off before it passes a request on.
+    async with run_gateway(keys=key_file, server=ServerOptions(root_path="/llm")) as gateway:
+        key = {"Authorization": f"Bearer {KEY}"}
+        assert (await gateway.http.get("/v1/models")).status_code == 401
+        assert (await gateway.http.get("/v1/models", headers=key)).status_code == 200
+        assert (await gateway.http.get("/health/ready")).status_code == 200
+        assert (await gateway.http.get("/admin/status", headers=key)).status_code == 403
+        page = (await gateway.http.get("/docs", headers=key)).text
+        assert "'openapi.json'" in page
+        assert (await gateway.http.get("/docs/swagger-ui.css", headers=key)).status_code == 200
+        assert (await gateway.http.get("/openapi.json", headers=key)).json()["servers"] == [{"url": "/llm"}]
 
 
 async def test_the_admin_token_is_readable_by_its_owner_only(tmp_path: Path) -> None:
