@@ -78,7 +78,7 @@ class Guard:
         context: RequestContext = scope["state"]["context"]
         token = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if token and self._admin.matches(token):
-            context.key, context.is_admin, context.scope = "admin", True, "admin"
+            context.key, context.scope = "admin", "admin"
             return
         if access is Access.ADMIN:
             if not token:
@@ -91,7 +91,7 @@ class Guard:
         key = self._keys.find(token)
         if key is None:
             raise Unauthorized("this API key is not known")
-        context.key, context.scope, context.weight = key.name, key.scope, key.weight
+        context.key, context.scope = key.name, key.scope
 
     def _check_host(self, host: str) -> None:
         """A page on the internet can have its name point here, but not change the name that a browser sends."""

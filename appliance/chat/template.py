@@ -17,7 +17,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, NoReturn
 
 import jinja2
@@ -124,12 +123,11 @@ class ChatTemplate:
             InvalidRequest: the template refuses the conversation, or passes its limits.
         """
         texts = [str(message.get("content") or "") for message in messages]
-        render = partial(self._render, variables or {})
         nonce = secrets.token_hex(8)
         markers = [f"\ue000{nonce}.{number}\ue001" for number in range(len(texts))]
-        marked = render([{**message, "content": mark} for message, mark in zip(messages, markers, strict=True)])
+        marked = self._render([{**message, "content": mark} for message, mark in zip(messages, markers, strict=True)])
         if not any(self._control.search(text) for text in texts):
-            plain = render([{**message, "content": text} for message, text in zip(messages, texts, strict=True)])
+            plain = self._render([{**message, "content": text} for message, text in zip(messages, texts, strict=True)])
             if self._control.findall(plain) == self._control.findall(marked):
                 return (PromptPart(plain, True),)
         return self._cut(marked, nonce, texts)
@@ -150,7 +148,7 @@ class ChatTemplate:
                 parts.append(PromptPart(text, is_template))
         return tuple(parts)
 
-    def _render(self, variables: Mapping[str, Any], messages: list[dict[str, Any]]) -> str:
+    def _render(self, messages: list[dict[str, Any]]) -> str:
         deadline = self._clock() + RENDER_LIMIT_S
 
         def tick() -> None:
@@ -160,7 +158,6 @@ class ChatTemplate:
         pieces = self._template.generate(
             {
                 "tools": None,
-                **variables,
                 "messages": messages,
                 "add_generation_prompt": True,
                 "bos_token": self._bos_token,

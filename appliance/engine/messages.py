@@ -183,8 +183,6 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The model is loaded. ``device`` says where it computes, in words."""
 
     n_ctx: int
-    n_ctx_train: int
-    n_vocab: int
     n_seq_max: int
     build: str
     device: str

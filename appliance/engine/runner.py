@@ -94,8 +94,6 @@ def run_engine(connection: socket.socket, load: Callable[[EngineConfig], Abstrac
             commands.send(
                 Ready(
                     n_ctx=min(info.n_ctx, info.n_ctx_train),
-                    n_ctx_train=info.n_ctx_train,
-                    n_vocab=info.n_vocab,
                     n_seq_max=info.n_seq_max,
                     build=info.build,
                     device=info.device,

@@ -8,7 +8,6 @@ long prompt never stops the others for longer than one chunk.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from appliance.engine.prefix import PrefixTree, common_prefix
@@ -111,10 +110,6 @@ class Scheduler:
     @property
     def n_cells_used(self) -> int:
         return self._tree.n_cells
-
-    def sequences(self) -> Iterator[Sequence]:
-        yield from self._running
-        yield from self._waiting
 
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence. Its prompt must fit into the context."""

@@ -14,8 +14,6 @@ class RequestContext:
     key: str = "-"
     # Keys with the same scope may share computed prefixes.
     scope: str = ""
-    weight: float = 1.0
-    is_admin: bool = False
     model: str = "-"
     n_prompt: int = 0
     n_completion: int = 0
