@@ -123,11 +123,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestScheduler.settings = settings(max_examples=150, stateful_step_count=40)
 
 
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=6), min_size=1, max_size=8))
-@settings(deadline=None)
 def test_cells_in_use_are_those_that_differ(prompts: list[list[int]]) -> None:
     """Prompts computed one after the other use one cell for each node of their common tree."""
     sched = scheduler(n_seq_max=16, max_running=1)
