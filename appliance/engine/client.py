@@ -60,10 +60,8 @@ class EngineProcess:
             )
             on_error.pop_all()
         self.pid = self._process.pid
-        try:
+        with contextlib.suppress(OSError):  # it has ended already: its closed socket will tell
             self.socket.sendall(encode(config))
-        except OSError:  # it has ended already: its closed socket will tell
-            self.socket.shutdown(socket.SHUT_RDWR)
 
     async def end(self, grace_s: float) -> None:
         """Waits until the process has ended; kills it if that takes longer than ``grace_s``."""
@@ -92,6 +90,8 @@ class EventStream:
         self._is_closed = False
 
     def push(self, event: Event) -> None:
+        if self._is_closed:
+            return
         self._events.append(event)
         self._wake()
 

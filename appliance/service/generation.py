@@ -117,6 +117,8 @@ class Generation:
         may_retry = True
         while True:
             engine = await self._supervisor.engine()
+            if self._is_cancelled:  # while its model was loading
+                raise _cancelled()
             try:
                 async with engine.submit(self.submit) as stream:
                     self._stream = stream
@@ -130,7 +132,7 @@ class Generation:
                             return
             except EngineCrashed:
                 if self._is_cancelled:
-                    raise RequestCancelled("the request was cancelled by an administrator") from None
+                    raise _cancelled() from None
                 if self.is_committed or not may_retry:
                     raise
                 may_retry = False
@@ -157,3 +159,7 @@ class Generation:
                     self.n_prompt = n_prompt
                 case SequenceFinished(_, _, reason):
                     self._finish_reason = reason
+
+
+def _cancelled() -> RequestCancelled:
+    return RequestCancelled("the request was cancelled by an administrator")

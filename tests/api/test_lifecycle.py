@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from appliance.api.server import ServerOptions
+from appliance.engine.client import EngineProcess
 from appliance.errors import EngineCrashed
 from tests.gateway import Gateway, engine_config, run_gateway
 
@@ -153,6 +154,39 @@ async def test_an_engine_that_can_not_start_is_reported() -> None:
     with pytest.raises(EngineCrashed, match="ended with status 1 while it loaded the model"):
         async with run_gateway(module="tests.no_such_module"):
             pass
+
+
+async def test_a_process_that_can_not_be_started_is_tried_again(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = gateway.supervisor
+    spawn, attempts = supervisor._spawn, []
+
+    def fail_once() -> EngineProcess:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise OSError(24, "Too many open files")
+        return spawn()
+
+    monkeypatch.setattr(supervisor, "_spawn", fail_once)
+    monkeypatch.setattr("appliance.supervisor.supervisor.BACKOFF_S", (0.0,))
+    engine = await supervisor.engine()
+    os.kill(engine.pid, signal.SIGKILL)
+    await engine.ended()
+    while len(attempts) < 2 or supervisor.state != "ready":
+        await asyncio.sleep(0)
+    assert (await gateway.chat("a")).status_code == 200
+
+
+async def test_a_request_that_is_cancelled_while_its_model_loads_never_runs(gateway: Gateway) -> None:
+    engine = await gateway.supervisor.engine()
+    os.kill(engine.pid, signal.SIGKILL)
+    await engine.ended()
+    waiting = asyncio.create_task(gateway.chat("a", **ENDLESS))
+    while not gateway.activity.running():
+        await asyncio.sleep(0)
+    gateway.activity.running()[0].cancel()
+    assert (await waiting).json()["error"]["code"] == "request_cancelled"
 
 
 async def test_stopping_lets_requests_finish_and_takes_no_more(gateway: Gateway) -> None:

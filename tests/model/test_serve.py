@@ -119,6 +119,21 @@ def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
         assert not engine.is_running()
 
 
+def test_a_stop_that_reaches_the_engine_too_lets_requests_finish() -> None:
+    """As a service manager stops: SIGTERM to every process of the group."""
+    with start_server() as server:
+        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "ignore_eos": True, "max_tokens": 40}
+        with httpx.stream(
+            "POST", f"{server.url}/v1/chat/completions", json=body, timeout=60, trust_env=False
+        ) as response:
+            lines = response.iter_lines()
+            next(lines)
+            server.engine.terminate()
+            server.process.terminate()
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        assert server.process.wait(20) == 0
+
+
 def test_a_killed_gateway_leaves_nothing_behind() -> None:
     with start_server() as server:
         engine = server.engine
