@@ -57,9 +57,20 @@ class Settings(BaseSettings):
         ),
     ] = None
     n_batch: Annotated[int, Field(ge=8, le=8192, description="Most tokens computed in one step.")] = 512
+    prompt_step_s: Annotated[
+        float,
+        Field(gt=0, le=60, description="Longest that answers which stream stand still for a part of another prompt."),
+    ] = 0.25
     n_threads: Annotated[
-        int | None, Field(ge=1, le=512, description="Compute threads; unset: the cores this process may use.")
+        int | None,
+        Field(ge=1, le=512, description="Threads that decode; unset: the physical cores this process may use."),
     ] = None
+    n_threads_batch: Annotated[
+        int | None, Field(ge=1, le=512, description="Threads that compute prompts; unset: as n_threads.")
+    ] = None
+    poll: Annotated[
+        int, Field(ge=0, le=100, description="How long threads look for work before they sleep; 0: not at all.")
+    ] = 1
     n_gpu_layers: Annotated[
         int, Field(ge=-1, le=10_000, description="Layers to put on a GPU, where there is one; -1: all.")
     ] = -1

@@ -7,9 +7,10 @@ Two flavours:
 - ``portable``: one CPU library for each generation of processors, chosen when the engine starts, so that
   one image or wheel runs at full speed everywhere and never dies of an illegal instruction.
 
-Finished wheels stay in a cache folder keyed by source hash, flags, Python platform and (native) processor,
-so that only the first call compiles. ``CMAKE_ARGS`` from the environment is added to the flags, for example
-``CMAKE_ARGS=-DGGML_CUDA=ON``. It needs what ``requirements/build.txt`` pins in the Python that runs it.
+``scripts/patches/`` holds what is changed in llama.cpp. Finished wheels stay in a cache folder keyed by source hash,
+patches, flags, Python platform and (native) processor, so that only the first call compiles. ``CMAKE_ARGS`` from the
+environment is added to the flags, for example ``CMAKE_ARGS=-DGGML_CUDA=ON``. It needs what ``requirements/build.txt``
+pins in the Python that runs it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE_LOCK = ROOT / "requirements" / "llama.txt"
 BUILD_LOCK = ROOT / "requirements" / "build.txt"
 LLAMA_ONLY = ROOT / "scripts" / "llama_only.cmake"
+PATCHES = sorted((ROOT / "scripts" / "patches").glob("*.patch"))
 
 # OpenMP's waiting threads spin and starve every other process; ggml's own thread pool does not.
 # The multimodal library (LLAVA_BUILD) is not used.
@@ -73,6 +75,7 @@ def cache_key(flavour: str, flags: list[str]) -> str:
         SOURCE_LOCK.read_text(),
         BUILD_LOCK.read_text(),
         LLAMA_ONLY.read_text(),
+        *(patch.read_text() for patch in PATCHES),
         inspect.getsource(kept_members),
         " ".join(flags),
         platform.system(),
@@ -167,8 +170,19 @@ def fetch_source(folder: Path) -> Path:
     return kept / source.name
 
 
+def patched_source(source: Path, work: Path) -> Path:
+    """The source package unpacked below ``work``, with our patches applied; each says on top what it is for."""
+    shutil.unpack_archive(source, work)
+    (folder,) = work.glob("llama_cpp_python-*")
+    for patch in PATCHES:
+        result = subprocess.run(["patch", "-p1", "--batch", "-i", patch], cwd=folder, capture_output=True, text=True)
+        if result.returncode != 0:
+            sys.exit(f"{patch.name} does not fit {source.name}:\n{result.stdout}{result.stderr}")
+    return folder
+
+
 def build(flavour: str, flags: list[str], source: Path, destination: Path) -> Path:
-    for tool, package in (("cmake", "cmake"), ("c++", "build-essential")):
+    for tool, package in (("cmake", "cmake"), ("c++", "build-essential"), ("patch", "patch")):
         if shutil.which(tool) is None:
             sys.exit(f"{tool} is missing. Install it with: sudo apt-get install {package}")
     minutes = EXPECTED_MINUTES[flavour]
@@ -186,7 +200,7 @@ def build(flavour: str, flags: list[str], source: Path, destination: Path) -> Pa
             "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
         }
         wheel = [*PIP, "wheel", "--verbose", "--no-build-isolation", "--no-deps", "--no-index", "--no-cache-dir"]
-        wheel += ["-w", str(work / "out"), str(source)]
+        wheel += ["-w", str(work / "out"), str(patched_source(source, work))]
         destination.mkdir(parents=True, exist_ok=True)
         run_showing_progress(wheel, env, destination / "build.log")
         (built,) = (work / "out").glob("llama_cpp_python-*.whl")

@@ -14,6 +14,7 @@ if command -v "$python" >/dev/null 2>&1; then
     "$python" -c 'import venv, ensurepip' >/dev/null 2>&1 || missing="$missing python3-venv"
 fi
 command -v c++ >/dev/null 2>&1 || missing="$missing build-essential"
+command -v patch >/dev/null 2>&1 || missing="$missing patch"
 command -v cmake >/dev/null 2>&1 || missing="$missing cmake"
 
 if [ -n "$missing" ]; then

@@ -18,6 +18,9 @@ def sequence(
     request_id: str | None = None,
     index: int = 0,
     scope: str = "",
+    key: str = "",
+    weight: float = 1.0,
+    is_batch: bool = False,
     exact: bool = False,
 ) -> Sequence:
     """A sequence with ``prompt`` tokens of its own, or with these tokens."""
@@ -29,6 +32,9 @@ def sequence(
         tokens=tokens,
         n_prompt=len(tokens),
         scope=scope,
+        key=key,
+        weight=weight,
+        is_batch=is_batch,
         exact=exact,
     )
 

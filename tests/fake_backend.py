@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from appliance.engine.backend import BackendInfo, Sampled
 from appliance.engine.messages import EngineConfig, PromptPart, TokenLogprob
 from appliance.engine.params import SamplingParams
-from appliance.engine.scheduler import Copy, Release, StepPlan
+from appliance.engine.scheduler import StepPlan
 from appliance.engine.sequence import Sequence
+from appliance.engine.slots import Copy, Release
 from appliance.errors import InvalidRequest
 
 END = 0

@@ -78,7 +78,7 @@ class Guard:
         context: RequestContext = scope["state"]["context"]
         token = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if token and self._admin.matches(token):
-            context.key, context.scope = "admin", "admin"
+            context.key = context.scope = context.tenant = "admin"
             return
         if access is Access.ADMIN:
             if not token:
@@ -92,6 +92,7 @@ class Guard:
         if key is None:
             raise Unauthorized("this API key is not known")
         context.key, context.scope = key.name, key.scope
+        context.tenant, context.weight = key.id, key.weight
 
     def _check_host(self, host: str) -> None:
         """A page on the internet can have its name point here, but not change the name that a browser sends."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import shutil
 import socket
 import sys
@@ -116,14 +115,19 @@ def _check_tls(config: Settings) -> None:
 
 def _engine_config(config: Settings, stored: StoredModel) -> EngineConfig:
     from appliance.engine.messages import EngineConfig
+    from appliance.hardware.cpu import physical_cores
 
+    n_threads = config.n_threads or physical_cores()
     return EngineConfig(
         model_path=str(stored.path),
         tensor_types=stored.record.header.tensor_types,
         longest_token_bytes=stored.record.header.longest_token_bytes,
         n_ctx=config.n_ctx or 0,
         n_batch=config.n_batch,
-        n_threads=config.n_threads or len(os.sched_getaffinity(0)),
+        prompt_step_s=config.prompt_step_s,
+        n_threads=n_threads,
+        n_threads_batch=config.n_threads_batch or n_threads,
+        poll=config.poll,
         n_gpu_layers=config.n_gpu_layers,
         max_running=config.max_running,
         prefix_reuse=config.prefix_reuse,

@@ -27,7 +27,15 @@ def status(
         typer.echo(f"error     {engine['error']}")
     typer.echo(f"requests  {found['requests_open']} open; sequences: {engine['running']} run, {engine['waiting']} wait")
     if cache := engine["kv_cache"]:
-        typer.echo(f"KV cache  {cache['used_tokens']} of {cache['total_tokens']} tokens")
+        used, total, kept = cache["used_tokens"], cache["total_tokens"], cache["retained"]
+        typer.echo(f"KV cache  {used} of {total} tokens; {kept} ended sequences kept")
+    if (work := engine["work"]) and work["steps"]:
+        n_tokens = work["prompt_tokens_computed"] + work["tokens_sampled"]
+        typer.echo(
+            f"steps     {work['steps']}, {n_tokens / work['steps']:.1f} tokens each; "
+            f"{work['prompt_tokens_reused']} prompt tokens reused; "
+            f"{work['preemptions']} preemptions, {work['evictions']} evictions"
+        )
     latencies = found["latencies"]
     typer.echo(f"latencies of the last {latencies['n_requests']} requests, in seconds: p50, p90, p99")
     for name, text in (("queue_s", "queue"), ("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "end to end")):

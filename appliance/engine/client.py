@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 
 from appliance import logs
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 RECV_BYTES = 1 << 18
 # How long a process may take to end after it has closed its socket.
 END_GRACE_S = 5.0
+# The part of the queue that one API key may fill; the rest is there for the others.
+MAX_QUEUE_SHARE = 0.75
 
 
 class EngineProcess:
@@ -132,6 +134,7 @@ class EngineClient:
         # The mean time between two requests' ends while others were open.
         self._gap_s = 0.0
         self._ended_at: float | None = None
+        self._n_open_by_key: Counter[str] = Counter()
         self._streams: dict[str, EventStream] = {}
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._writer: asyncio.StreamWriter | None = None
@@ -165,14 +168,13 @@ class EngineClient:
         Raises:
             QueueFull: as many requests as are allowed run and wait already.
         """
-        if len(self._streams) >= self._max_open:
-            raise QueueFull(
-                f"{self._max_open} requests run and wait already; try again later", retry_after_s=self._retry_after_s()
-            )
+        key = message.key if isinstance(message, Submit) else ""
+        self._check_queue(key)
         stream = EventStream()
         frame = encode(message)
         if len(frame) > MAX_FRAME_BYTES:
             raise InvalidRequest(f"the request is too large: {len(frame)} bytes for the engine")
+        self._n_open_by_key[key] += 1
         try:
             if self.has_ended:
                 stream.close()
@@ -181,8 +183,21 @@ class EngineClient:
                 self._write(frame)
             yield stream
         finally:
+            self._n_open_by_key[key] -= 1
             if self._streams.pop(message.request_id, None) is not None:
                 self._send(Abort(message.request_id))
+
+    def _check_queue(self, key: str) -> None:
+        n_open = self._n_open_by_key.total()
+        if n_open >= self._max_open:
+            raise QueueFull(
+                f"{n_open} requests run and wait already; try again later", retry_after_s=self._retry_after_s()
+            )
+        if key and self._n_open_by_key[key] >= max(1, int(self._max_open * MAX_QUEUE_SHARE)):
+            raise QueueFull(
+                f"{self._n_open_by_key[key]} requests of this key run and wait already; try again later",
+                retry_after_s=self._retry_after_s(),
+            )
 
     async def stop(self, grace_s: float) -> None:
         """Asks the process to end, and ends it if it hasn't within ``grace_s``."""

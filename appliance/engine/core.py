@@ -29,6 +29,7 @@ from appliance.engine.messages import (
     Tokenize,
     Tokenized,
 )
+from appliance.engine.pace import Pace
 from appliance.engine.scheduler import Scheduler, StepPlan
 from appliance.engine.sequence import Sequence
 from appliance.engine.text import TextStream
@@ -53,6 +54,17 @@ class _Request:
     first_token_at: float | None = None
 
 
+@dataclass(slots=True)
+class Counts:
+    """Summed up since the engine was loaded."""
+
+    n_steps: int = 0
+    n_prompt_computed: int = 0
+    n_prompt_reused: int = 0
+    n_sampled: int = 0
+    compute_s: float = 0.0
+
+
 class EngineCore:
     def __init__(
         self,
@@ -61,6 +73,7 @@ class EngineCore:
         n_batch: int,
         max_running: int,
         prefix_reuse: bool,
+        prompt_step_s: float = 0.25,
         longest_token_bytes: int = 1024,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,6 +91,8 @@ class EngineCore:
             exact_reuse=info.exact_reuse,
             prefix_reuse=prefix_reuse and info.can_share_prefix,
         )
+        self._pace = Pace(n_batch=n_batch, step_s=prompt_step_s)
+        self._counts = Counts()
         self._requests: dict[str, _Request] = {}
         self._n_full_in_a_row = 0
 
@@ -88,7 +103,20 @@ class EngineCore:
     @property
     def load(self) -> Load:
         scheduler = self._scheduler
-        return Load(scheduler.n_running, scheduler.n_waiting, scheduler.n_cells_used, self._backend.info.n_ctx)
+        return Load(
+            n_running=scheduler.n_running,
+            n_waiting=scheduler.n_waiting,
+            n_cells_used=scheduler.n_cells_used,
+            n_cells=self._backend.info.n_ctx,
+            n_retained=scheduler.n_retained,
+            n_steps=self._counts.n_steps,
+            n_prompt_computed=self._counts.n_prompt_computed,
+            n_prompt_reused=self._counts.n_prompt_reused,
+            n_sampled=self._counts.n_sampled,
+            n_preempted=scheduler.n_preempted,
+            n_evicted=scheduler.n_evicted,
+            compute_s=self._counts.compute_s,
+        )
 
     def submit(self, message: Submit) -> list[Event]:
         """Queues a request, or refuses it."""
@@ -117,7 +145,7 @@ class EngineCore:
         request = self._requests.get(request_id)
         if request is None:
             return []
-        return [self._end(request)]
+        return [self._end(request, self._now())]
 
     def abort_all(self, code: str, message: str) -> list[Event]:
         """Fails every open request."""
@@ -125,7 +153,7 @@ class EngineCore:
 
     def step(self) -> list[Event]:
         """Computes one step; the events it led to, in order."""
-        plan = self._scheduler.schedule()
+        plan = self._scheduler.schedule(self._pace.limits())
         now = self._now()
         for chunk in plan.chunks:
             request = self._requests[chunk.sequence.request_id]
@@ -138,12 +166,14 @@ class EngineCore:
         except BadBatch as error:
             return self._fail_plan(plan, f"the backend refused a batch: {error}")
         self._n_full_in_a_row = 0
+        ended_at = self._now()
+        self._count(plan, len(sampled), ended_at - now)
         self._scheduler.apply(plan, [result.token for result in sampled])
         events: list[Event] = []
         results = iter(sampled)
         for chunk in plan.chunks:
             if chunk.wants_logits:
-                events += self._advance(chunk.sequence, next(results))
+                events += self._advance(chunk.sequence, next(results), ended_at)
             elif chunk.sequence.index == 0:
                 sequence = chunk.sequence
                 events.append(
@@ -152,6 +182,15 @@ class EngineCore:
         if self._scheduler.is_idle and log.isEnabledFor(logging.DEBUG):
             self._scheduler.check_integrity()
         return events
+
+    def _count(self, plan: StepPlan, n_sampled: int, step_s: float) -> None:
+        n_prompt = plan.n_prompt_tokens
+        n_decoding = sum(chunk.n_tokens == 1 for chunk in plan.chunks)
+        self._pace.observe(n_prompt=n_prompt, n_decoding=n_decoding, step_s=step_s)
+        self._counts.n_steps += 1
+        self._counts.n_prompt_computed += plan.n_tokens - n_decoding
+        self._counts.n_sampled += n_sampled
+        self._counts.compute_s += step_s
 
     def _admit(self, message: Submit) -> _Request:
         tokens = list(message.tokens) if message.tokens else self._tokenize(message.parts)
@@ -172,6 +211,9 @@ class EngineCore:
                 tokens=list(tokens),
                 n_prompt=len(tokens),
                 scope=message.scope,
+                key=message.key,
+                weight=message.weight,
+                is_batch=message.is_batch,
                 exact=message.params.seed is not None,
                 top_logprobs=message.top_logprobs,
             )
@@ -212,15 +254,15 @@ class EngineCore:
                 self._backend.close_sampler(sequence)
             raise
 
-    def _advance(self, sequence: Sequence, result: Sampled) -> list[Event]:
-        """What one more token of a sequence leads to."""
+    def _advance(self, sequence: Sequence, result: Sampled, at: float) -> list[Event]:
+        """What one more token of a sequence leads to; ``at`` is when its step ended."""
         request = self._requests.get(sequence.request_id)
         if request is None:
             return []  # another of its sequences has failed it in this step
         if result.error is not None:
             return [self._fail(request, EngineFailed.code or "", result.error)]
         if request.first_token_at is None:
-            request.first_token_at = self._now()
+            request.first_token_at = at
         text = request.text[sequence.index]
         reason = None
         if self._backend.is_eog(result.token) and not request.submit.ignore_eos:
@@ -241,7 +283,7 @@ class EngineCore:
             events.append(SequenceFinished(sequence.request_id, sequence.index, reason))
             self._close(request, sequence)
             if not request.open:
-                events.append(self._end(request))
+                events.append(self._end(request, at))
         return events
 
     def _is_full(self, sequence: Sequence, submit: Submit) -> bool:
@@ -256,12 +298,12 @@ class EngineCore:
         request.n_completion += sequence.n_completion
         if sequence.index == 0:  # the others share what the first one computed
             request.n_cached = sequence.n_cached or 0
+        self._counts.n_prompt_reused += sequence.n_cached or 0
 
-    def _end(self, request: _Request) -> Event:
+    def _end(self, request: _Request, at: float) -> Event:
         self._forget(request)
-        now = self._now()
-        started_at = now if request.started_at is None else request.started_at
-        first_token_at = now if request.first_token_at is None else request.first_token_at
+        started_at = at if request.started_at is None else request.started_at
+        first_token_at = at if request.first_token_at is None else request.first_token_at
         return Finished(
             request.submit.request_id,
             request.n_prompt,
@@ -269,7 +311,7 @@ class EngineCore:
             request.n_completion,
             queue_s=started_at - request.submitted_at,
             prefill_s=first_token_at - started_at,
-            decode_s=now - first_token_at,
+            decode_s=at - first_token_at,
         )
 
     def _fail(self, request: _Request, code: str, message: str) -> Event:

@@ -24,7 +24,9 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     """What an engine process needs to know to start.
 
     ``n_ctx`` 0 means min(n_ctx_train, 8192). ``tensor_types`` are ggml's names of the types of the model's tensors.
-    ``longest_token_bytes`` bounds how few tokens a text of some size can be.
+    ``longest_token_bytes`` bounds how few tokens a text of some size can be. ``n_threads`` compute steps that only
+    decode, ``n_threads_batch`` those with prompts in them; ``poll`` is how long they look for work before they sleep.
+    ``prompt_step_s`` is how long a step may take that computes prompts while answers stream.
     """
 
     model_path: str
@@ -32,7 +34,10 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     longest_token_bytes: int
     n_ctx: int
     n_batch: int
+    prompt_step_s: float
     n_threads: int
+    n_threads_batch: int
+    poll: int
     n_gpu_layers: int
     max_running: int
     prefix_reuse: bool
@@ -52,7 +57,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """Asks for ``n`` continuations of one prompt, given as ``parts`` of text or as ``tokens``.
 
     ``max_tokens`` None means until the context is full. ``top_logprobs`` None means no log-probabilities.
-    ``scope`` names who may share computed prefixes.
+    ``scope`` names who may share computed prefixes; ``key`` whose share of the engine the request counts against, and
+    ``weight`` how large that share is beside others'. ``is_batch`` requests wait for all others.
     """
 
     request_id: str
@@ -65,6 +71,9 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     top_logprobs: int | None = None
     ignore_eos: bool = False
     scope: str = ""
+    key: str = ""
+    weight: float = 1.0
+    is_batch: bool = False
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -193,12 +202,26 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
-    """How full the engine is: sequences, and cells of the KV cache."""
+    """How full the engine is, and what it has done since it was loaded.
 
-    n_running: int
-    n_waiting: int
-    n_cells_used: int
-    n_cells: int
+    ``n_running`` and ``n_waiting`` sequences, ``n_cells_used`` cells of the KV cache's ``n_cells``; ``n_retained``
+    slots that are kept for later prompts. ``n_prompt_computed`` and ``n_prompt_reused`` prompt tokens, ``n_sampled``
+    tokens of answers, in ``n_steps`` that took ``compute_s`` together. ``n_preempted`` times a sequence made way for
+    others, ``n_evicted`` times a retained slot did.
+    """
+
+    n_running: int = 0
+    n_waiting: int = 0
+    n_cells_used: int = 0
+    n_cells: int = 1
+    n_retained: int = 0
+    n_steps: int = 0
+    n_prompt_computed: int = 0
+    n_prompt_reused: int = 0
+    n_sampled: int = 0
+    n_preempted: int = 0
+    n_evicted: int = 0
+    compute_s: float = 0.0
 
 
 class Events(msgspec.Struct, frozen=True, tag="events"):

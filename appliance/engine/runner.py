@@ -88,6 +88,7 @@ def run_engine(connection: socket.socket, load: Callable[[EngineConfig], Abstrac
                 n_batch=config.n_batch,
                 max_running=config.max_running,
                 prefix_reuse=config.prefix_reuse,
+                prompt_step_s=config.prompt_step_s,
                 longest_token_bytes=config.longest_token_bytes,
             )
             info = backend.info

@@ -1,17 +1,19 @@
 """Decides what each step computes. It knows no C, no clock and no socket: plan, run, apply.
 
 ``schedule()`` returns a plan as plain data, the backend runs it, ``apply()`` records it. A step has a budget of
-``n_batch`` tokens: one for each sequence that decodes, then chunks of prompts in order of arrival, so that a
-long prompt never stops the others for longer than one chunk.
+tokens: one for each sequence that decodes, then chunks of prompts, so that a long prompt never stops the others for
+longer than one chunk.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
+from typing import Literal
 
-from appliance.engine.prefix import PrefixTree, common_prefix
+from appliance.engine.order import FairOrder
+from appliance.engine.prefix import common_prefix
 from appliance.engine.sequence import Sequence
+from appliance.engine.slots import Copy, Release, Slots
 
 # Waiting for a prefix that another sequence is computing right now costs a step; it must save this much.
 MIN_SHARED_TOKENS = 16
@@ -23,19 +25,15 @@ MAX_PASSED_OVER = 16
 # taken out of order, and its attention rounds in the order of its cells.
 EXACT_FREE_RATIO = 0.25
 
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """``target`` gets the first ``n_tokens`` tokens of ``source``."""
-
-    source: int
-    target: int
-    n_tokens: int
+Scarce = Literal["slots", "cells"]
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
-    slot: int
+class PromptLimits:
+    """Most prompt tokens in one step: beside sequences that decode, and where none does."""
+
+    beside_decode: int
+    alone: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +59,11 @@ class StepPlan:
     def n_tokens(self) -> int:
         return sum(chunk.n_tokens for chunk in self.chunks)
 
+    @property
+    def n_prompt_tokens(self) -> int:
+        """Tokens of prompts that are computed, but for a last one alone, which costs what a decoded one does."""
+        return sum(chunk.n_tokens for chunk in self.chunks if chunk.n_tokens > 1)
+
 
 class Scheduler:
     """Sequences wait, run in a slot, and are finished; a finished one's slot is retained while room lasts."""
@@ -80,28 +83,24 @@ class Scheduler:
             raise ValueError(f"max_running={max_running} needs as many slots, there are {n_seq_max}")
         if max_running > min(n_batch, exact_batch or n_batch):
             raise ValueError(f"max_running={max_running} does not fit into a step of {exact_batch or n_batch} tokens")
-        self._n_ctx = n_ctx
+        self.n_preempted = 0
         self._n_batch = n_batch
-        self._n_seq_max = n_seq_max
         self._exact_batch = exact_batch
         self._max_running = max_running
         self._exact_reuse = exact_reuse
         self._prefix_reuse = prefix_reuse
-        self._waiting: deque[Sequence] = deque()
+        self._slots = Slots(n_ctx=n_ctx, n_seq_max=n_seq_max)
+        self._order = FairOrder(max_running=max_running)
         self._running: list[Sequence] = []
-        self._free_slots = list(reversed(range(n_seq_max)))
-        self._retained: dict[int, None] = {}  # slots, least recently used first
-        self._tree = PrefixTree()
-        self._memory: list[Copy | Release] = []
         self._is_admission_held = False
 
     @property
     def is_idle(self) -> bool:
-        return not self._waiting and not self._running
+        return len(self._order) == 0
 
     @property
     def n_waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._order) - len(self._running)
 
     @property
     def n_running(self) -> int:
@@ -109,118 +108,131 @@ class Scheduler:
 
     @property
     def n_cells_used(self) -> int:
-        return self._tree.n_cells
+        return self._slots.tree.n_cells
+
+    @property
+    def n_retained(self) -> int:
+        return self._slots.n_retained
+
+    @property
+    def n_evicted(self) -> int:
+        return self._slots.n_evicted
 
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence. Its prompt must fit into the context."""
-        if len(sequence.tokens) > self._n_ctx:
-            raise ValueError(f"{len(sequence.tokens)} tokens can never fit into {self._n_ctx}")
-        self._waiting.append(sequence)
+        if len(sequence.tokens) > self._slots.n_ctx:
+            raise ValueError(f"{len(sequence.tokens)} tokens can never fit into {self._slots.n_ctx}")
+        self._order.add(sequence)
 
     def finish(self, sequence: Sequence) -> None:
         """Takes a sequence out, whatever its state; what it computed is retained for later prompts."""
-        slot = self._take_out(sequence)
-        if slot is not None:
+        self._order.remove(sequence)
+        if sequence.slot is not None:
             # Even where nothing is reused: freed cells would be taken by those that run, out of their order.
-            self._retained[slot] = None
+            self._slots.retain(self._leave_slot(sequence))
 
     def discard(self, sequence: Sequence) -> None:
         """As :meth:`finish`, but nothing of it is kept: what it computed may be wrong."""
-        slot = self._take_out(sequence)
-        if slot is not None:
-            self._release(slot)
+        self._order.remove(sequence)
+        if sequence.slot is not None:
+            self._slots.release(self._leave_slot(sequence))
 
-    def schedule(self) -> StepPlan:
+    def schedule(self, limits: PromptLimits | None = None) -> StepPlan:
         """The next step. Its chunks are empty if nothing can be computed, which is so only when idle."""
         if not self._prefix_reuse and not self._runs_exact:
             self.drop_retained()
         self._make_room()
-        if not self._is_admission_held or not self._running:
+        if self.n_waiting and (not self._is_admission_held or not self._running):
             self._admit()
         exact = self._runs_exact
-        budget = min(self._n_batch, self._exact_batch or self._n_batch) if exact else self._n_batch
-        chunks = []
-        for sequence in sorted(self._running, key=lambda s: s.n_pending > 1):  # stable: arrival order within
+        chunks = [self._chunk(sequence, 1) for sequence in self._running if sequence.n_pending == 1]
+        prompts = [sequence for sequence in self._running if sequence.n_pending > 1]
+        budget = self._prompt_budget(len(chunks), limits, exact=exact) if prompts else 0
+        for sequence in self._order.by_urgency(prompts):
             n_tokens = min(sequence.n_pending, budget)
-            if n_tokens == 0:
-                continue
-            assert sequence.slot is not None
-            wants_logits = n_tokens == sequence.n_pending
-            chunks.append(Chunk(sequence, sequence.slot, sequence.n_computed, n_tokens, wants_logits))
-            budget -= n_tokens
-        memory, self._memory = tuple(self._memory), []
-        return StepPlan(memory, tuple(chunks), exact)
+            if n_tokens:
+                chunks.append(self._chunk(sequence, n_tokens))
+                budget -= n_tokens
+        return StepPlan(self._slots.take_operations(), tuple(chunks), exact)
 
     def apply(self, plan: StepPlan, sampled: list[int]) -> None:
         """Records that ``plan`` was computed and which token each chunk that wanted one got, in order."""
         self._is_admission_held = False
+        self._order.step()
         tokens = iter(sampled)
         for chunk in plan.chunks:
             sequence = chunk.sequence
             computed = sequence.tokens[chunk.start : chunk.start + chunk.n_tokens]
-            self._tree.append(chunk.slot, computed, exact=plan.exact)
+            self._slots.tree.append(chunk.slot, computed, exact=plan.exact)
             sequence.n_computed += chunk.n_tokens
+            self._order.charge(sequence, chunk.n_tokens)
             if chunk.wants_logits:
                 sequence.tokens.append(next(tokens))
 
     def yield_room(self) -> bool:
-        """Sends the youngest sequence back to the queue, and lets none in until a step has been computed.
+        """Frees what is retained and the youngest sequence's room, and lets none in until a step has been computed.
 
-        False if at most one is running.
+        False if at most one sequence is running.
         """
         self._is_admission_held = True
-        return self._preempt_youngest()
+        if not self._preempt_youngest():
+            return False
+        self.drop_retained()
+        return True
 
     def drop_retained(self) -> bool:
         """Frees all that is only kept for later prompts; false if nothing was."""
-        had_any = bool(self._retained)
-        while self._retained:
-            self._evict_one()
+        had_any = self._slots.evict_one()
+        while self._slots.evict_one():
+            pass
         return had_any
 
     def check_integrity(self) -> None:
         """Raises AssertionError if the books don't agree with each other."""
-        running = {sequence.slot for sequence in self._running}
-        assert None not in running, "a running sequence has no slot"
-        assert len(running) == len(self._running), "two sequences share a slot"
-        assert not running & set(self._retained), "a retained slot is running"
-        assert not (running | set(self._retained)) & set(self._free_slots), "a slot in use is free"
-        assert self._tree.slots() == running | set(self._retained), "the tree holds other slots"
-        assert 0 <= self._tree.n_cells <= self._n_ctx, "more cells in use than there are"
+        slots = [sequence.slot for sequence in self._running if sequence.slot is not None]
+        assert len(slots) == len(self._running), "a running sequence has no slot"
+        assert len(set(slots)) == len(slots), "two sequences share a slot"
+        self._slots.check_integrity(set(slots))
         assert len(self._running) <= self._max_running
-        for sequence in self._running:
-            assert sequence.slot is not None
-            assert self._tree.tokens(sequence.slot) == sequence.tokens[: sequence.n_computed]
-        if self.is_idle and not self._retained:
-            assert self._tree.n_cells == 0, "an idle engine holds cells"
+        for sequence, slot in zip(self._running, slots, strict=True):
+            assert self._slots.tree.tokens(slot) == sequence.tokens[: sequence.n_computed]
+
+    def _chunk(self, sequence: Sequence, n_tokens: int) -> Chunk:
+        assert sequence.slot is not None
+        return Chunk(sequence, sequence.slot, sequence.n_computed, n_tokens, n_tokens == sequence.n_pending)
+
+    def _prompt_budget(self, n_decoding: int, limits: PromptLimits | None, *, exact: bool) -> int:
+        if exact and self._exact_batch is not None:
+            # Always the same: where reused prefixes aren't exact, results depend on how a prompt is cut into steps.
+            return min(self._n_batch, self._exact_batch) - n_decoding
+        if limits is None:
+            return self._n_batch - n_decoding
+        return min(self._n_batch - n_decoding, limits.beside_decode if n_decoding else limits.alone)
 
     def _make_room(self) -> None:
         """Sees to it that all that running sequences still have to compute fits: evicts, then preempts."""
-        while self._n_free < self._n_reserved:
-            if not self._evict_one() and not self._preempt_youngest():
+        while self._slots.n_free_cells < self._n_reserved:
+            if not self._slots.evict_one() and not self._preempt_youngest():
                 raise AssertionError("one sequence alone does not fit; it must not have been added")
 
     def _admit(self) -> None:
-        """Gives slots to waiting sequences, in their order, while there is room."""
-        n_passed_over = 0
-        for sequence in list(self._waiting):
-            if len(self._running) >= self._max_running:
+        """Gives slots to waiting sequences, in their order, while there is room or somebody must make way."""
+        passed_over: set[Sequence] = set()
+        while len(passed_over) < MAX_PASSED_OVER:
+            sequence = self._order.next_waiting(passed_over)
+            if sequence is None:
                 return
             if self._is_computed_soon(sequence):
-                n_passed_over += 1
-                if n_passed_over == MAX_PASSED_OVER:
-                    return
-                continue
-            if not self._try_start(sequence):
+                passed_over.add(sequence)
+            elif not self._start(sequence, passed_over):
                 return
-            self._waiting.remove(sequence)
 
     def _is_computed_soon(self, sequence: Sequence) -> bool:
         """Whether a running sequence is about to compute a longer prefix of this one than is there now."""
         if not self._may_reuse(sequence) or not any(other.n_pending > 1 for other in self._running):
             return False
         wanted = sequence.tokens[:-1]
-        n_now, _ = self._tree.match(sequence.scope, wanted, exact=sequence.exact)
+        n_now, _ = self._slots.tree.match(sequence.scope, wanted, exact=sequence.exact)
         for other in self._running:
             if other.scope != sequence.scope or (sequence.exact and not other.exact) or other.n_pending < 2:
                 continue
@@ -234,47 +246,70 @@ class Scheduler:
     def _may_reuse(self, sequence: Sequence) -> bool:
         return self._prefix_reuse and (self._exact_reuse or not sequence.exact)
 
-    def _try_start(self, sequence: Sequence) -> bool:
+    def _start(self, sequence: Sequence, passed_over: set[Sequence]) -> bool:
+        """Gives a waiting sequence its slot, if need be another's; false if it has to wait on.
+
+        Those that make way join the ``passed_over``: they don't come back in the same step.
+        """
+        while (scarce := self._try_start(sequence)) is not None:
+            victim = self._victim_for(sequence, scarce)
+            if victim is None:
+                return False
+            self._preempt(victim)
+            passed_over.add(victim)
+        return True
+
+    def _try_start(self, sequence: Sequence) -> Scarce | None:
+        """Gives a waiting sequence its slot; if that can't be done, says what there is too little of."""
         n_reused, source = 0, None
         if self._may_reuse(sequence):
             # The last token is always computed: its logits are wanted.
-            n_reused, source = self._tree.match(sequence.scope, sequence.tokens[:-1], exact=sequence.exact)
+            n_reused, source = self._slots.tree.match(sequence.scope, sequence.tokens[:-1], exact=sequence.exact)
+        if not self._can_free(len(sequence.tokens) - n_reused, self._running, keep=source):
+            n_reused, source = 0, None
+            if not self._can_free(len(sequence.tokens), self._running, keep=None):
+                return "cells"
+        if len(self._running) >= self._max_running:
+            return "slots"
         n_pending = len(sequence.tokens) - n_reused
-        if not self._can_free(n_pending, keep=source):
-            n_reused, source, n_pending = 0, None, len(sequence.tokens)
-            if not self._can_free(n_pending, keep=None):
-                return False
-        while self._n_free < self._n_reserved + n_pending:
-            if not self._evict_one(keep=source):
-                return False
+        while self._slots.n_free_cells < self._n_reserved + n_pending:
+            if not self._slots.evict_one(keep=source):
+                return "cells"
         if sequence.exact and not self._runs_exact:
             self._free_ahead(keep=source)
-        slot = self._take_slot(sequence, source, n_reused)
+        slot = self._slots.take(sequence.scope, source, n_reused)
         if slot is None:
-            return False
+            return "slots"
         sequence.slot = slot
         sequence.n_computed = n_reused
         if sequence.n_cached is None:
             sequence.n_cached = n_reused
         self._running.append(sequence)
-        return True
+        self._order.start(sequence)
+        return None
 
-    def _take_slot(self, sequence: Sequence, source: int | None, n_reused: int) -> int | None:
-        """A slot that holds the first ``n_reused`` tokens of ``sequence``, or None if all are running."""
-        if source in self._retained:
-            if len(self._tree.tokens(source)) == n_reused:
-                del self._retained[source]  # all of it is wanted: go on in place
-                return source
-            self._retained[source] = self._retained.pop(source)  # used most recently
-        if not self._free_slots and not self._evict_one(keep=source):
-            return None
-        slot = self._free_slots.pop()
-        if source is None:
-            self._tree.open(slot, sequence.scope)
-        else:
-            self._tree.fork(slot, source, n_reused)
-            self._memory.append(Copy(source, slot, n_reused))
-        return slot
+    def _victim_for(self, sequence: Sequence, scarce: Scarce) -> Sequence | None:
+        """The running sequence that must make way for a waiting one, if any must."""
+        lower = self._order.of_lower_class(sequence)
+        staying = [other for other in self._running if other not in lower]
+        if lower and (scarce == "slots" or self._can_free(len(sequence.tokens), staying, keep=None)):
+            return lower[0]
+        return self._order.above_its_share(sequence, self._used_by_key(sequence, scarce))
+
+    def _used_by_key(self, sequence: Sequence, scarce: Scarce) -> dict[str, float]:
+        """The part of the slots or cells that each key's running sequences have, ``sequence`` included."""
+        slots: dict[str, set[int]] = {}
+        for other in self._running:
+            if other.slot is not None:
+                slots.setdefault(other.key, set()).add(other.slot)
+        if scarce == "slots":
+            used = {key: len(held) / self._max_running for key, held in slots.items()}
+            if sequence.key in used:  # one slot is never more than a key's share
+                used[sequence.key] += 1 / self._max_running
+            return used
+        used = {key: self._slots.tree.n_held(held) / self._slots.n_ctx for key, held in slots.items()}
+        used[sequence.key] = used.get(sequence.key, 0.0) + len(sequence.tokens) / self._slots.n_ctx
+        return used
 
     @property
     def _runs_exact(self) -> bool:
@@ -282,59 +317,40 @@ class Scheduler:
 
     def _free_ahead(self, *, keep: int | None) -> None:
         """Evicts until there is room for what may come while a seeded sequence runs."""
-        n_cells = int(self._n_ctx * EXACT_FREE_RATIO) + self._n_reserved
-        n_slots = int(self._n_seq_max * EXACT_FREE_RATIO)
-        while (self._n_free < n_cells or len(self._free_slots) < n_slots) and self._evict_one(keep=keep):
-            pass
-
-    @property
-    def _n_free(self) -> int:
-        return self._n_ctx - self._tree.n_cells
+        n_cells = int(self._slots.n_ctx * EXACT_FREE_RATIO) + self._n_reserved
+        n_slots = int(self._slots.n_seq_max * EXACT_FREE_RATIO)
+        while self._slots.n_free_cells < n_cells or self._slots.n_free_slots < n_slots:
+            if not self._slots.evict_one(keep=keep):
+                return
 
     @property
     def _n_reserved(self) -> int:
         """Cells that the running sequences' known tokens still need."""
         return sum(sequence.n_pending for sequence in self._running)
 
-    def _can_free(self, n_pending: int, *, keep: int | None) -> bool:
-        """Whether evicting what is retained, but ``keep``, makes room for ``n_pending`` tokens more."""
-        held = {sequence.slot for sequence in self._running if sequence.slot is not None}
-        if keep is not None:
-            held.add(keep)
-        n_needed = self._n_reserved + n_pending + HEADROOM_TOKENS * len(self._running)
-        return self._n_ctx - self._tree.n_held(held) >= n_needed
-
-    def _evict_one(self, keep: int | None = None) -> bool:
-        """Frees the slot that was retained longest ago; false if there is none but ``keep``."""
-        for slot in self._retained:
-            if slot != keep:
-                del self._retained[slot]
-                self._release(slot)
-                return True
-        return False
+    def _can_free(self, n_pending: int, staying: list[Sequence], *, keep: int | None) -> bool:
+        """Whether there can be room for ``n_pending`` tokens beside the running sequences that are ``staying``."""
+        n_needed = sum(sequence.n_pending for sequence in staying) + n_pending + HEADROOM_TOKENS * len(staying)
+        in_use = [sequence.slot for sequence in staying if sequence.slot is not None]
+        return self._slots.can_free(n_needed, in_use=in_use, keep=keep)
 
     def _preempt_youngest(self) -> bool:
-        """Sends the sequence that arrived last back to the queue; false if at most one is running."""
+        """Sends the youngest sequence of the lowest class back to the queue; false if at most one is running."""
         if len(self._running) < 2:
             return False
-        sequence = self._running[-1]
-        slot = self._take_out(sequence)
-        assert slot is not None
-        self._release(slot)
-        sequence.n_computed = 0
-        self._waiting.appendleft(sequence)
+        self._preempt(self._order.youngest_of_the_lowest_class())
         return True
 
-    def _take_out(self, sequence: Sequence) -> int | None:
-        """Removes a sequence from where it is; the slot that it held."""
-        if sequence.slot is None:
-            self._waiting.remove(sequence)
-            return None
+    def _preempt(self, sequence: Sequence) -> None:
+        """Sends a running sequence back to the queue. What it computed is retained while room lasts."""
+        self._slots.retain(self._leave_slot(sequence))
+        sequence.n_computed = 0
+        self._order.put_back(sequence)
+        self.n_preempted += 1
+
+    def _leave_slot(self, sequence: Sequence) -> int:
+        """Takes a sequence off those that run; the slot that it had."""
+        assert sequence.slot is not None
         self._running.remove(sequence)
         slot, sequence.slot = sequence.slot, None
         return slot
-
-    def _release(self, slot: int) -> None:
-        self._tree.release(slot)
-        self._free_slots.append(slot)
-        self._memory.append(Release(slot))

@@ -18,7 +18,13 @@ class Sequence:
     index: int
     tokens: list[int]
     n_prompt: int
+    # Who may share computed prefixes.
     scope: str = ""
+    # Whose share of the engine it counts against, and how large that is beside others'.
+    key: str = ""
+    weight: float = 1.0
+    # Waits for and yields to all that is interactive.
+    is_batch: bool = False
     # A request with a seed: computed so that the same seed gives the same text (ARCHITECTURE.md, "Seeds").
     exact: bool = False
     top_logprobs: int | None = None

@@ -22,8 +22,23 @@ class Latencies(BaseModel):
 
 
 class KVCacheStatus(BaseModel):
+    """``retained`` sequences have ended and are kept for later prompts; their tokens count as used."""
+
     used_tokens: int
     total_tokens: int
+    retained: int
+
+
+class EngineWork(BaseModel):
+    """What an engine has done since it was loaded; ``compute_s`` in seconds."""
+
+    steps: int
+    compute_s: float
+    prompt_tokens_computed: int
+    prompt_tokens_reused: int
+    tokens_sampled: int
+    preemptions: int
+    evictions: int
 
 
 class EngineStatus(BaseModel):
@@ -39,6 +54,7 @@ class EngineStatus(BaseModel):
     running: int
     waiting: int
     kv_cache: KVCacheStatus | None
+    work: EngineWork | None
 
 
 class ModelStatus(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
@@ -84,11 +84,19 @@ class GenerationFields(SamplingFields):
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP)] | None = None
     max_tokens: MaxTokens = None
     ignore_eos: bool = False
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(text for text in given if text)
+
+    @property
+    def served_tier(self) -> str | None:
+        """How the request is served, in OpenAI's terms: flex waits for all others. None if it didn't ask."""
+        if self.service_tier is None:
+            return None
+        return "flex" if self.service_tier == "flex" else "default"
 
     @property
     def wants_usage(self) -> bool:

@@ -33,6 +33,7 @@ class Completion:
     created_s: int
     generations: tuple[Generation, ...]
     n: int
+    service_tier: str | None = None
     echo: tuple[str, ...] = ()
 
     @property

@@ -14,6 +14,9 @@ class RequestContext:
     key: str = "-"
     # Keys with the same scope may share computed prefixes.
     scope: str = ""
+    # Whose share of the engine the request counts against, and how large that is.
+    tenant: str = ""
+    weight: float = 1.0
     model: str = "-"
     n_prompt: int = 0
     n_completion: int = 0

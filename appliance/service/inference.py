@@ -120,6 +120,9 @@ class Inference:
                 top_logprobs=top_logprobs,
                 ignore_eos=request.ignore_eos,
                 scope=context.scope,
+                key=context.tenant,
+                weight=context.weight,
+                is_batch=request.service_tier == "flex",
             )
             generations.append(Generation(self._supervisor, self._activity, context, submit))
         return Completion(
@@ -127,6 +130,7 @@ class Inference:
             model=self._model.name,
             fingerprint=self._fingerprint,
             created_s=int(time.time()),
+            service_tier=request.served_tier,
             generations=tuple(generations),
             n=request.n or 1,
             echo=echo,

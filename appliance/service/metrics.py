@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import (
     CollectorRegistry,
@@ -12,6 +12,8 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from appliance.engine.messages import Finished, Load
 
@@ -20,6 +22,31 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5)
+
+
+# Counted by the engine since it was loaded; they begin again at 0 with a new engine.
+_ENGINE_COUNTERS: tuple[tuple[str, str, Callable[[Load], float]], ...] = (
+    ("engine_steps", "Steps that the engine has computed.", lambda now: now.n_steps),
+    ("engine_compute_seconds", "Time that the steps took.", lambda now: now.compute_s),
+    ("engine_prompt_tokens_computed", "Prompt tokens in the steps.", lambda now: now.n_prompt_computed),
+    ("engine_prompt_tokens_reused", "Prompt tokens taken from computed prefixes.", lambda now: now.n_prompt_reused),
+    ("engine_tokens_sampled", "Tokens that the steps gave.", lambda now: now.n_sampled),
+    ("preemptions", "Times a running sequence made way for others.", lambda now: now.n_preempted),
+    ("evictions", "Times a retained sequence made room.", lambda now: now.n_evicted),
+)
+
+
+class _EngineCounters(Collector):
+    def __init__(self, model: str, load: Callable[[], Load | None]) -> None:
+        self._model = model
+        self._load = load
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        now = self._load() or Load()
+        for name, text, value in _ENGINE_COUNTERS:
+            family = CounterMetricFamily(f"appliance_{name}", text, labels=["model_name"])
+            family.add_metric([self._model], value(now))
+            yield family
 
 
 class Metrics:
@@ -31,7 +58,7 @@ class Metrics:
 
         def gauge(name: str, text: str, value: Callable[[Load], float]) -> None:
             metric = Gauge(f"appliance_{name}", text, ["model_name"], registry=self._registry)
-            metric.labels(model).set_function(lambda: value(load() or Load(0, 0, 0, 1)))
+            metric.labels(model).set_function(lambda: value(load() or Load()))
 
         def counter(name: str, text: str) -> Counter:
             return Counter(f"appliance_{name}", text, ["model_name"], registry=self._registry).labels(model)
@@ -43,6 +70,8 @@ class Metrics:
         gauge("requests_running", "Sequences in the engine's steps.", lambda now: now.n_running)
         gauge("requests_waiting", "Sequences that wait for a slot.", lambda now: now.n_waiting)
         gauge("kv_cache_usage_ratio", "Used part of the KV cache.", lambda now: now.n_cells_used / now.n_cells)
+        gauge("retained_sequences", "Ended sequences that are kept for later prompts.", lambda now: now.n_retained)
+        self._registry.register(_EngineCounters(model, load))
         self._prompt_tokens = counter("prompt_tokens", "Tokens of prompts.")
         self._cached_tokens = counter("prefix_cache_hits", "Prompt tokens that were not computed again.")
         self._completion_tokens = counter("generation_tokens", "Tokens that were generated.")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from appliance.engine.messages import Load
 from appliance.models.store import StoredModel
 from appliance.schemas.admin import (
     EngineStatus,
+    EngineWork,
     KVCacheStatus,
     Latencies,
     ModelStatus,
@@ -24,7 +26,6 @@ def snapshot(model: StoredModel, supervisor: Supervisor, activity: Activity) -> 
     load = supervisor.load
     info = supervisor.info
     recent = list(activity.recent)
-    cells = KVCacheStatus(used_tokens=load.n_cells_used, total_tokens=load.n_cells) if load else None
     engine = EngineStatus(
         state=supervisor.state,
         pid=supervisor.pid,
@@ -35,7 +36,8 @@ def snapshot(model: StoredModel, supervisor: Supervisor, activity: Activity) -> 
         slots=info.n_seq_max if info else None,
         running=load.n_running if load else 0,
         waiting=load.n_waiting if load else 0,
-        kv_cache=cells,
+        kv_cache=_kv_cache(load) if load else None,
+        work=_work(load) if load else None,
     )
     record = model.record
     return Status(
@@ -51,6 +53,22 @@ def snapshot(model: StoredModel, supervisor: Supervisor, activity: Activity) -> 
                 [ended.decode_s / (ended.n_completion - 1) for ended in recent if ended.n_completion > 1]
             ),
         ),
+    )
+
+
+def _kv_cache(load: Load) -> KVCacheStatus:
+    return KVCacheStatus(used_tokens=load.n_cells_used, total_tokens=load.n_cells, retained=load.n_retained)
+
+
+def _work(load: Load) -> EngineWork:
+    return EngineWork(
+        steps=load.n_steps,
+        compute_s=load.compute_s,
+        prompt_tokens_computed=load.n_prompt_computed,
+        prompt_tokens_reused=load.n_prompt_reused,
+        tokens_sampled=load.n_sampled,
+        preemptions=load.n_preempted,
+        evictions=load.n_evicted,
     )
 
 

@@ -25,8 +25,12 @@ ADMIN_TOKEN = "admin-token"
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """``name`` is shown in logs; keys with the same ``scope`` may share computed prefixes."""
+    """``name`` is shown in logs, ``id`` is this key's alone. Keys with the same ``scope`` may share computed prefixes.
 
+    ``weight`` is the key's share of the engine beside others'.
+    """
+
+    id: str
     name: str
     scope: str
     weight: float
@@ -127,5 +131,5 @@ def _entry(path: Path, number: int, options: list[str]) -> ApiKey:
         weight = 0.0
     if not 0 < weight <= 1000:
         raise ConfigError(f"{path} line {number}: weight={given['weight']}: want a number above 0, up to 1000")
-    # The line's number keeps keys of one name apart.
-    return ApiKey(name, given.get("scope") or f"key:{number}:{name}", weight)
+    key_id = f"key:{number}:{name}"  # the line's number keeps keys of one name apart
+    return ApiKey(key_id, name, given.get("scope") or key_id, weight)

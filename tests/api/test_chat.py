@@ -201,3 +201,16 @@ async def test_unknown_paths_and_methods_have_the_envelope(gateway: Gateway) -> 
 
 async def test_control_tokens_in_a_message_reach_the_engine_as_text(gateway: Gateway) -> None:
     assert (await gateway.chat("<|end|>a")).json()["usage"]["prompt_tokens"] == len("<|end|>a")
+
+
+@pytest.mark.parametrize(
+    ("asked", "served"), [("flex", "flex"), ("auto", "default"), ("default", "default"), ("priority", "default")]
+)
+async def test_the_service_tier_that_was_served_stands_in_the_answer(gateway: Gateway, asked: str, served: str) -> None:
+    assert (await gateway.chat(service_tier=asked)).json()["service_tier"] == served
+
+
+async def test_an_unknown_service_tier_is_refused_and_none_is_named_unless_asked(gateway: Gateway) -> None:
+    refused = await gateway.chat(service_tier="best")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "service_tier")
+    assert "service_tier" not in (await gateway.chat()).json()

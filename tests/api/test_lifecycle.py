@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -223,3 +224,21 @@ async def test_stopping_ends_what_does_not_finish_with_an_error() -> None:
             gateway.server.stop()
             rest = [line async for line in lines if line]
     assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "engine_unavailable"
+
+
+async def test_one_key_can_not_fill_the_queue(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("hog-0123456789abcdef name=hog\nsingle-0123456789abcdef name=single\n")
+    hog, single = ({"Authorization": f"Bearer {name}-0123456789abcdef"} for name in ("hog", "single"))
+    body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 200, "ignore_eos": True}
+    async with run_gateway(engine_config(max_running=1), max_open=4, keys=keys) as gateway:
+        waiting = [
+            asyncio.create_task(gateway.http.post("/v1/chat/completions", json=body, headers=hog)) for _ in range(3)
+        ]
+        while len(gateway.activity.running()) < 3:
+            await asyncio.sleep(0.001)
+        refused = await gateway.http.post("/v1/chat/completions", json=body, headers=hog)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+        served = await gateway.http.post("/v1/chat/completions", json={**body, "max_tokens": 2}, headers=single)
+        assert served.status_code == 200
+        assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [200] * 3

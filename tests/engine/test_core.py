@@ -219,11 +219,11 @@ def test_the_times_of_a_request_are_those_of_the_clock() -> None:
     times = iter(range(100))
     engine = EngineCore(FakeBackend(), n_batch=4, max_running=1, prefix_reuse=True, now=lambda: float(next(times)))
     engine.submit(submit("1" * 8, request_id="r", max_tokens=3))  # at 0
-    engine.step()  # starts at 1
-    engine.step()  # starts at 2, first token at 3
-    engine.step()  # starts at 4
-    finished = engine.step()[-1]  # starts at 5, ends at 6
-    assert finished == Finished("r", 8, 0, 3, queue_s=1.0, prefill_s=2.0, decode_s=3.0)
+    engine.step()  # from 1 to 2
+    engine.step()  # from 3 to 4, first token
+    engine.step()  # from 5 to 6
+    finished = engine.step()[-1]  # from 7 to 8
+    assert finished == Finished("r", 8, 0, 3, queue_s=1.0, prefill_s=3.0, decode_s=4.0)
 
 
 def test_tokens_to_text_and_back() -> None:

@@ -40,7 +40,10 @@ def config(stored: StoredModel, **fields: Any) -> EngineConfig:
         "longest_token_bytes": stored.record.header.longest_token_bytes,
         "n_ctx": 2048,
         "n_batch": 512,
+        "prompt_step_s": 0.25,
         "n_threads": 1,
+        "n_threads_batch": 1,
+        "poll": 0,
         "n_gpu_layers": 0,
         "max_running": 8,
         "prefix_reuse": True,
@@ -126,7 +129,7 @@ def test_a_prompt_in_chunks_gives_the_text_of_one_chunk(backend: LlamaBackend) -
 @pytest.fixture(scope="module", params=[1, 2])
 def exact_backend(stored: StoredModel, request: pytest.FixtureRequest) -> Iterator[LlamaBackend]:
     """With one thread, and with two, where attention is computed in another way for a token alone."""
-    with LlamaBackend(config(stored, n_threads=request.param)) as loaded:
+    with LlamaBackend(config(stored, n_threads=request.param, n_threads_batch=request.param)) as loaded:
         yield loaded
 
 
@@ -155,6 +158,23 @@ def test_a_seed_gives_the_same_bits_alone_and_in_company_from_a_prefix_and_from_
         in_company = run(core, *others[:2], seeded(request_id="it", prompt=prompt), *others[2:])["it"]
         from_scratch = run(engine(exact_backend, prefix_reuse=False), seeded(prompt=prompt)).popitem()[1]
         assert transcript(alone) == transcript(from_prefix) == transcript(in_company) == transcript(from_scratch)
+
+
+def test_a_seed_gives_the_same_bits_while_the_number_of_threads_changes(stored: StoredModel) -> None:
+    """As it does when another process takes a core."""
+    prompt = "It was late. " * 120 + "The sky over the harbour was"
+    with LlamaBackend(config(stored)) as one:
+        (on_one,) = run(engine(one), seeded(prompt=prompt)).values()
+    with LlamaBackend(config(stored, n_threads=2, n_threads_batch=2)) as two:
+        (on_two,) = run(engine(two), seeded(prompt=prompt)).values()
+        threads = two._context._threads
+        assert threads._governor is not None
+        core = engine(two)
+        events = core.submit(seeded(prompt=prompt))
+        while not core.is_idle:
+            threads._governor.n_threads = 3 - threads._governor.n_threads
+            events += core.step()
+    assert transcript(on_one) == transcript(on_two) == transcript(events)
 
 
 @pytest.mark.parametrize("prefix_reuse", [True, False])

@@ -18,7 +18,7 @@ def key_file(tmp_path: Path, text: str) -> KeyFile:
 
 def test_a_line_is_a_key_with_its_options(tmp_path: Path) -> None:
     keys = key_file(tmp_path, f"\n# comment\n{KEY} name=app weight=2.5 scope=team # behind\n")
-    assert keys.find(KEY) == ApiKey("app", "team", 2.5)
+    assert keys.find(KEY) == ApiKey("key:3:app", "app", "team", 2.5)
     assert keys.find(KEY + "x") is None
 
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from appliance.engine.scheduler import Copy, Release, Scheduler, StepPlan
+from appliance.engine.scheduler import Scheduler, StepPlan
 from appliance.engine.sequence import Sequence
+from appliance.engine.slots import Copy, Release
 from tests.factories import scheduler, sequence
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from appliance.engine.scheduler import Copy, Release
 from appliance.engine.sequence import Sequence
+from appliance.engine.slots import Copy, Release
 from tests.factories import scheduler, sequence
 
 N_CTX = 60
 N_BATCH = 12
 EXACT_BATCH = 8
+KEYS = {"a": "own", "b": "common", "c": "common"}  # keys and their cache scopes
 
 
 class Memory:
@@ -46,22 +49,32 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.memory = Memory()
         self.open: list[Sequence] = []
+        self.scopes: dict[int, str] = {}  # whose prompts a slot holds
+        self.numbers = itertools.count()
         self.n_steps_without_progress = 0
 
     # Few different tokens, so that prompts often share prefixes.
     @rule(
         prompt=st.lists(st.integers(0, 2), min_size=1, max_size=30),
         n=st.integers(1, 3),
-        scope=st.sampled_from(["a", "b"]),
+        key=st.sampled_from(sorted(KEYS)),
+        weight=st.sampled_from([0.5, 1.0, 4.0]),
+        is_batch=st.booleans(),
         exact=st.booleans(),
     )
-    def submit(self, prompt: list[int], n: int, scope: str, exact: bool) -> None:
-        first = sequence(prompt=prompt, scope=scope, exact=exact)
-        group = [first]
-        group += [
-            sequence(prompt=prompt, request_id=first.request_id, index=i, scope=scope, exact=exact) for i in range(1, n)
-        ]
-        for seq in group:
+    def submit(self, prompt: list[int], n: int, key: str, weight: float, is_batch: bool, exact: bool) -> None:
+        request_id = f"r{len(self.scopes)}-{next(self.numbers)}"
+        for index in range(n):
+            seq = sequence(
+                prompt=prompt,
+                request_id=request_id,
+                index=index,
+                scope=KEYS[key],
+                key=key,
+                weight=weight,
+                is_batch=is_batch,
+                exact=exact,
+            )
             self.sched.add(seq)
             self.open.append(seq)
 
@@ -78,9 +91,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert len({chunk.slot for chunk in plan.chunks}) == len(plan.chunks), "two chunks in one slot"
         assert bool(plan.chunks) == bool(self.open), "a step computes something unless nothing is asked for"
         self.memory.run(plan.memory)
+        for operation in plan.memory:
+            match operation:
+                case Copy(source, target, _):
+                    self.scopes[target] = self.scopes[source]
+                case Release(slot):
+                    self.scopes.pop(slot, None)
         for chunk in plan.chunks:
             held = self.memory.slots.setdefault(chunk.slot, [])
             seq = chunk.sequence
+            assert self.scopes.setdefault(chunk.slot, seq.scope) == seq.scope, "two scopes share a prefix"
             assert held == seq.tokens[: chunk.start], "the cache holds something else than the sequence's beginning"
             held += seq.tokens[chunk.start : chunk.start + chunk.n_tokens]
             assert chunk.wants_logits == (len(held) == len(seq.tokens))

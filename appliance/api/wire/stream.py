@@ -22,12 +22,14 @@ def frame(value: Any) -> bytes:
 
 
 def head(completion: Completion, kind: str) -> dict[str, Any]:
+    tier = {} if completion.service_tier is None else {"service_tier": completion.service_tier}
     return {
         "id": completion.id,
         "object": kind,
         "created": completion.created_s,
         "model": completion.model,
         "system_fingerprint": completion.fingerprint,
+        **tier,
     }
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from types import TracebackType
 from typing import Self
-
-import numpy as np
 
 from appliance.engine.backend import BackendInfo, Sampled
 from appliance.engine.build import engine_build
@@ -46,7 +45,9 @@ class LlamaBackend:
                 n_batch=config.n_batch,
                 n_seq_max=n_slots + 1,
                 n_threads=config.n_threads,
-                op_offload=config.n_gpu_layers != 0,
+                n_threads_batch=config.n_threads_batch,
+                poll=config.poll,
+                on_cpu=config.n_gpu_layers == 0 or not library.has_gpu(),
             )
         except BaseException:
             self._model.__exit__(None, None, None)
@@ -109,10 +110,11 @@ class LlamaBackend:
 
     def _sample(self, sequence: Sequence, output: int) -> Sampled:
         logits = self._context.logits(output)
-        if not np.isfinite(logits.max()):  # damaged weights decode without an error
+        best = int(logits.argmax())
+        if not isfinite(logits[best]):  # damaged weights decode without an error; argmax finds a NaN first
             return Sampled(0, error="the model computed no numbers: its file is damaged; fetch it again")
         try:
-            token = self._samplers[sequence].sample(self._context, output, logits)
+            token = self._samplers[sequence].sample(self._context, output, best)
         except EngineFailed as error:
             return Sampled(0, error=error.message)
         if sequence.top_logprobs is None:

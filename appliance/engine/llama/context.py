@@ -11,9 +11,13 @@ import numpy as np
 from appliance.engine.backend import BackendFatal, BadBatch, KVCacheFull
 from appliance.engine.llama.library import lib
 from appliance.engine.llama.model import Model
-from appliance.engine.scheduler import Chunk, Copy, Release
+from appliance.engine.llama.threads import ComputeThreads
+from appliance.engine.scheduler import Chunk
+from appliance.engine.slots import Copy, Release
 from appliance.errors import EngineFailed
 
+# The binding's own makes a pointer object of each address, which is slow.
+_get_logits = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(("llama_get_logits_ith", lib._lib))
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -58,7 +62,16 @@ class Context:
     """Owns a ``llama_context`` with one KV cache for all sequences; use with ``with``."""
 
     def __init__(
-        self, model: Model, *, n_ctx: int, n_batch: int, n_seq_max: int, n_threads: int, op_offload: bool
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        n_batch: int,
+        n_seq_max: int,
+        n_threads: int,
+        n_threads_batch: int,
+        poll: int,
+        on_cpu: bool,
     ) -> None:
         """Raises EngineFailed if there is no memory for it; llama.cpp's log says how much was wanted."""
         params = lib.llama_context_default_params()
@@ -67,15 +80,23 @@ class Context:
         params.n_ubatch = n_batch
         params.n_seq_max = n_seq_max
         params.n_threads = n_threads
-        params.n_threads_batch = n_threads
-        params.op_offload = op_offload  # else a GPU takes large batches even of a model that is kept off it
+        params.n_threads_batch = n_threads_batch
+        params.op_offload = not on_cpu  # else a GPU takes large batches even of a model that is kept off it
         params.kv_unified = True  # sequences share cells; without it a partial seq_cp aborts the process
         self._n_vocab = model.n_vocab
+        # Views of the output buffer's rows by their address: to make one costs more than to use it.
+        self._rows: dict[int, Logits] = {}
+        self._n_rows_max = n_batch
         self.handle: Any = lib.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise EngineFailed(f"llama.cpp can't make a context of {n_ctx} tokens: see its messages above; lower n_ctx")
         self.n_ctx: int = lib.llama_n_ctx(self.handle)
         self._memory: Any = lib.llama_get_memory(self.handle)
+        try:
+            self._threads = ComputeThreads(self.handle, n_threads, n_threads_batch, poll, may_adapt=on_cpu)
+        except EngineFailed:
+            lib.llama_free(self.handle)
+            raise
         self._batch = Batch(n_batch + 1)
 
     def __enter__(self) -> Self:
@@ -85,6 +106,7 @@ class Context:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         lib.llama_free(self.handle)
+        self._threads.close()
 
     def apply_memory(self, operations: tuple[Copy | Release, ...]) -> None:
         """Copies and frees sequences, in this order."""
@@ -115,7 +137,8 @@ class Context:
         if batch.struct.n_tokens == 1 and lone_slot is not None:
             batch.add(lone_slot, 0, chunks[0].sequence.tokens[:1], wants_logits=False)
         try:
-            self._decode()
+            with self._threads.computing(has_prompts=any(chunk.n_tokens > 1 for chunk in chunks)):
+                self._decode()
         finally:
             if lone_slot is not None:
                 self.release(lone_slot)
@@ -134,5 +157,11 @@ class Context:
 
     def logits(self, output: int) -> Logits:
         """The raw logits at a batch index, shape (n_vocab,); valid until the next decode."""
-        pointer = lib.llama_get_logits_ith(self.handle, output)
-        return np.ctypeslib.as_array(pointer, (self._n_vocab,))
+        address = _get_logits(self.handle, output)
+        row = self._rows.get(address)
+        if row is None:  # llama.cpp has moved its output buffer
+            if len(self._rows) > self._n_rows_max:
+                self._rows.clear()
+            values = (ctypes.c_float * self._n_vocab).from_address(address)
+            row = self._rows[address] = np.ctypeslib.as_array(values)
+        return row

@@ -19,6 +19,7 @@ log = logging.getLogger("appliance.llama")
 # ggml_log_level in ggml.h.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _CONTINUED = 5
+_CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU in ggml-backend.h
 
 
 def _load() -> tuple[Any, Any]:
@@ -74,9 +75,22 @@ def device() -> str:
         ggml.ggml_backend_dev_description.restype = ctypes.c_char_p
         kind = ggml.ggml_backend_dev_type(handle)
         names.setdefault(kind, []).append(ggml.ggml_backend_dev_description(handle).decode("utf-8", "replace"))
-    cpu = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
-    found = [name for kind, group in names.items() if kind != cpu for name in group] or names.get(cpu, [])
+    found = [name for kind, group in names.items() if kind != _CPU for name in group] or names.get(_CPU, [])
     return ", ".join(found) or "no device"
+
+
+def cpu_function(name: str, restype: Any, argtypes: list[Any]) -> Any:
+    """A function of the CPU backend. In a portable build it stands in a library that was chosen at the start."""
+    ggml.ggml_backend_dev_by_type.restype = ctypes.c_void_p
+    ggml.ggml_backend_dev_backend_reg.restype = ctypes.c_void_p
+    ggml.ggml_backend_dev_backend_reg.argtypes = [ctypes.c_void_p]
+    ggml.ggml_backend_reg_get_proc_address.restype = ctypes.c_void_p
+    ggml.ggml_backend_reg_get_proc_address.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    registry = ggml.ggml_backend_dev_backend_reg(ggml.ggml_backend_dev_by_type(_CPU))
+    address = ggml.ggml_backend_reg_get_proc_address(registry, name.encode())
+    if not address:
+        raise ImportError(f"this build of llama.cpp has no {name}")
+    return ctypes.CFUNCTYPE(restype, *argtypes)(address)
 
 
 def has_gpu() -> bool:

@@ -41,10 +41,13 @@ class Sampler:
             lib.llama_sampler_free(self._chain)
             self._chain = None
 
-    def sample(self, context: Context, output: int, logits: Logits) -> int:
-        """Chooses a token and remembers it for the penalties. Raises EngineFailed if the chain can't be made."""
+    def sample(self, context: Context, output: int, best: int) -> int:
+        """Chooses a token and remembers it for the penalties; ``best`` has the greatest logit.
+
+        Raises EngineFailed if the chain can't be made.
+        """
         if self._params.is_plain_greedy:
-            return int(logits.argmax())
+            return best
         if self._chain is None:
             self._build()
         return int(lib.llama_sampler_sample(self._chain, context.handle, output))

@@ -1,0 +1,89 @@
+"""The threads that a context computes on.
+
+Left to itself, ggml starts its worker threads anew for each step. Ours live as long as the context, and how long they
+poll for the next graph before they sleep is set here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from appliance.engine.llama.contention import ThreadGovernor
+from appliance.engine.llama.library import cpu_function, lib
+from appliance.errors import EngineFailed
+
+GGML_MAX_N_THREADS = 512  # ggml.h
+
+
+class _ThreadpoolParams(ctypes.Structure):
+    """``struct ggml_threadpool_params`` of ggml.h."""
+
+    _fields_ = (
+        ("cpumask", ctypes.c_bool * GGML_MAX_N_THREADS),
+        ("n_threads", ctypes.c_int),
+        ("prio", ctypes.c_int),
+        ("poll", ctypes.c_uint32),
+        ("strict_cpu", ctypes.c_bool),
+        ("paused", ctypes.c_bool),
+    )
+
+
+class ComputeThreads:
+    """Sets the number of threads for each step of a context, and owns the pools that they live in."""
+
+    def __init__(self, context: Any, n_threads: int, n_threads_batch: int, poll: int, *, may_adapt: bool) -> None:
+        """``poll``: 0 to sleep at once when there is nothing to compute, up to 100 to poll for long.
+
+        ``may_adapt``: use fewer threads while other processes want the cores. Raises EngineFailed if the threads can't
+        be started.
+        """
+        self._context = context
+        self._n_threads = n_threads
+        self._n_threads_batch = n_threads_batch
+        self._poll = poll
+        self._governor = ThreadGovernor(max(n_threads, n_threads_batch)) if may_adapt else None
+        # By their size. A pool stays when another takes its place: the backend still has its address.
+        self._pools: dict[int, ctypes.c_void_p] = {}
+        self._attach(max(n_threads, n_threads_batch))
+
+    def close(self) -> None:
+        """Ends the threads; the context must be gone."""
+        for pool in self._pools.values():
+            cpu_function("ggml_threadpool_free", None, [ctypes.c_void_p])(pool)
+
+    @contextlib.contextmanager
+    def computing(self, *, has_prompts: bool) -> Iterator[None]:
+        """Chooses the threads for the step that is computed inside the block."""
+        # llama.cpp calls any step of more than one token a batch, also one in which sequences only decode.
+        wanted = self._n_threads_batch if has_prompts else self._n_threads
+        allowed = self._governor.n_threads if self._governor is not None else wanted
+        n_threads = min(wanted, allowed)
+        if allowed != self._n_attached and self._governor is not None:
+            self._attach(allowed)
+        lib.llama_set_n_threads(self._context, n_threads, n_threads)
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        yield
+        if self._governor is not None and n_threads == allowed:
+            self._governor.observe(wall_s=time.perf_counter() - wall_s, cpu_s=time.process_time() - cpu_s)
+
+    def _attach(self, n_threads: int) -> None:
+        if n_threads not in self._pools:
+            self._pools[n_threads] = _new_pool(n_threads, self._poll)
+        attach = lib._lib.llama_attach_threadpool
+        attach.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+        attach.restype = None
+        attach(self._context, self._pools[n_threads], self._pools[n_threads])
+        self._n_attached = n_threads
+
+
+def _new_pool(n_threads: int, poll: int) -> ctypes.c_void_p:
+    new = cpu_function("ggml_threadpool_new", ctypes.c_void_p, [ctypes.POINTER(_ThreadpoolParams)])
+    params = _ThreadpoolParams(n_threads=n_threads, poll=poll)
+    pool = ctypes.c_void_p(new(ctypes.byref(params)))
+    if not pool:
+        raise EngineFailed(f"llama.cpp can't start {n_threads} threads")
+    return pool

@@ -1,0 +1,154 @@
+"""Who comes next: priority class, then a fair share for each API key, then arrival.
+
+Fairness is that of a virtual token counter (Sheng et al., "Fairness in Serving Large Language Models", 2024): each
+key's computed tokens are counted, divided by its weight, and the key with the least is served next. That is deficit
+round robin for work whose length is known only when it is done. A key that was idle starts at the level of those that
+weren't, so that it can't save up.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from appliance.engine.sequence import Sequence
+
+# A sequence of the batch class that has waited for so many steps counts as interactive from then on.
+AGEING_STEPS = 2000
+
+
+@dataclass(slots=True, eq=False)
+class Tenant:
+    """An API key with open sequences. ``served`` is in tokens divided by weight."""
+
+    weight: float
+    served: float = 0.0
+    # By class: interactive, batch. The first comes first.
+    waiting: tuple[deque[Sequence], deque[Sequence]] = field(default_factory=lambda: (deque(), deque()))
+    running: list[Sequence] = field(default_factory=list)
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self.running or self.waiting[0] or self.waiting[1])
+
+
+class Arrival(NamedTuple):
+    """When a sequence came: how many steps there had been, and its place in the order of all."""
+
+    step: int
+    number: int
+
+
+class FairOrder:
+    """Sequences that wait and run, by the key that they belong to."""
+
+    def __init__(self, *, max_running: int) -> None:
+        self._max_running = max_running
+        self._tenants: dict[str, Tenant] = {}
+        self._arrivals: dict[Sequence, Arrival] = {}
+        self._n_steps = 0
+        self._numbers = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._arrivals)
+
+    def add(self, sequence: Sequence) -> None:
+        """A new sequence waits."""
+        tenant = self._tenants.setdefault(sequence.key, Tenant(sequence.weight))
+        if not tenant.is_open:
+            least = min((other.served for other in self._tenants.values() if other.is_open), default=0.0)
+            tenant.served = max(tenant.served, least)
+        tenant.weight = sequence.weight  # the key's weight may have been changed
+        tenant.waiting[sequence.is_batch].append(sequence)
+        self._arrivals[sequence] = Arrival(self._n_steps, next(self._numbers))
+
+    def start(self, sequence: Sequence) -> None:
+        """A waiting sequence runs."""
+        tenant = self._tenants[sequence.key]
+        tenant.waiting[sequence.is_batch].remove(sequence)
+        tenant.running.append(sequence)
+
+    def put_back(self, sequence: Sequence) -> None:
+        """A running sequence waits again, before all others of its key and class."""
+        tenant = self._tenants[sequence.key]
+        tenant.running.remove(sequence)
+        tenant.waiting[sequence.is_batch].appendleft(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """A sequence has ended, whether it ran or waited."""
+        tenant = self._tenants[sequence.key]
+        (tenant.running if sequence in tenant.running else tenant.waiting[sequence.is_batch]).remove(sequence)
+        del self._arrivals[sequence]
+        if not self._arrivals:
+            self._tenants.clear()
+
+    def charge(self, sequence: Sequence, n_tokens: int) -> None:
+        """``n_tokens`` have been computed for a sequence."""
+        tenant = self._tenants[sequence.key]
+        tenant.served += n_tokens / tenant.weight
+
+    def step(self) -> None:
+        """A step has been computed: what waits has aged."""
+        self._n_steps += 1
+
+    def next_waiting(self, passed_over: Collection[Sequence]) -> Sequence | None:
+        """The sequence to start next; None if all that wait are ``passed_over``."""
+        heads = [
+            sequence
+            for tenant in self._tenants.values()
+            for queue in tenant.waiting
+            if (sequence := next((s for s in queue if s not in passed_over), None)) is not None
+        ]
+        return min(heads, key=self._urgency, default=None)
+
+    def by_urgency(self, running: Collection[Sequence]) -> list[Sequence]:
+        """``running`` in the order in which their prompts are to be computed."""
+        return sorted(running, key=lambda s: (self._rank(s), self._tenants[s.key].served))
+
+    def youngest_of_the_lowest_class(self) -> Sequence:
+        """Which running sequence is to go when there is no room for all; at least one must be running."""
+        return max((s for tenant in self._tenants.values() for s in tenant.running), key=self._youth)
+
+    def of_lower_class(self, sequence: Sequence) -> list[Sequence]:
+        """The running sequences that ``sequence`` comes before whatever their key, youngest first."""
+        rank = self._rank(sequence)
+        lower = [s for tenant in self._tenants.values() for s in tenant.running if self._rank(s) > rank]
+        return sorted(lower, key=self._youth, reverse=True)
+
+    def above_its_share(self, sequence: Sequence, used: dict[str, float]) -> Sequence | None:
+        """The youngest running sequence of the key that is furthest above its share of what is scarce.
+
+        None if there is no such key, or if ``sequence`` would bring its own above its share. ``used`` tells what part
+        each key has, ``sequence`` counted in. A key's only running sequence is never named, nor one of a higher class.
+        """
+        if used.get(sequence.key, 0.0) > self._share(sequence.key):
+            return None
+        rank = self._rank(sequence)
+        above: dict[float, list[Sequence]] = {}
+        for key, part in used.items():
+            candidates = [s for s in self._tenants[key].running if self._rank(s) >= rank]
+            if key != sequence.key and part > self._share(key) and len(candidates) > 1:
+                above[part / self._share(key)] = candidates
+        return max(above[max(above)], key=self._youth) if above else None
+
+    def _share(self, key: str) -> float:
+        """The part of the slots and cells that is the key's while others want them, too."""
+        return self._tenants[key].weight / sum(tenant.weight for tenant in self._tenants.values() if tenant.is_open)
+
+    def _rank(self, sequence: Sequence) -> int:
+        """0 is served before 1."""
+        return int(sequence.is_batch and self._n_steps - self._arrivals[sequence].step < AGEING_STEPS)
+
+    def _urgency(self, sequence: Sequence) -> tuple[int, bool, float, int]:
+        tenant = self._tenants[sequence.key]
+        has_its_share = len(tenant.running) >= max(1.0, self._share(sequence.key) * self._max_running)
+        # What has been let in already will be computed first.
+        to_come = sum(running.n_pending for running in tenant.running) / tenant.weight
+        return self._rank(sequence), has_its_share, tenant.served + to_come, self._arrivals[sequence].number
+
+    def _youth(self, sequence: Sequence) -> tuple[int, int]:
+        """Greatest for the sequence of the lowest class that came last."""
+        return self._rank(sequence), self._arrivals[sequence].number

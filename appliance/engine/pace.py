@@ -1,0 +1,58 @@
+"""How many prompt tokens a step may have, from how long steps have taken.
+
+A step can't be interrupted: a long one delays every answer that streams beside it, and the next request. Short ones
+compute prompts less efficiently. So a chunk is as long as can be computed in a given time.
+"""
+
+from __future__ import annotations
+
+from appliance.engine.scheduler import PromptLimits
+
+# Where nothing streams, a step bounds how soon a new request is seen and an abort works.
+ALONE_STEP_S = 1.0
+# Before anything was measured.
+FIRST_CHUNK = 64
+# Below this, a chunk costs nearly as much as a longer one.
+MIN_CHUNK = 32
+_SMOOTHING = 0.3
+
+
+class _Rate:
+    """Seconds a prompt token, smoothed over the latest steps."""
+
+    def __init__(self) -> None:
+        self._s_per_token: float | None = None
+
+    def observe(self, n_tokens: int, step_s: float) -> None:
+        measured = step_s / n_tokens
+        before = measured if self._s_per_token is None else self._s_per_token
+        self._s_per_token = before + _SMOOTHING * (measured - before)
+
+    def chunk(self, step_s: float, n_batch: int) -> int:
+        """The longest chunk that is computed within ``step_s``."""
+        if self._s_per_token is None:
+            return min(FIRST_CHUNK, n_batch)
+        n_tokens = int(step_s / max(self._s_per_token, 1e-9))
+        return max(min(MIN_CHUNK, n_batch), min(n_tokens, n_batch))
+
+
+class Pace:
+    """Keeps the prompt limits. What a step cost besides its prompts is counted in, so limits settle where it fits."""
+
+    def __init__(self, *, n_batch: int, step_s: float) -> None:
+        """``step_s``: how long a step with prompts in it may take while answers stream."""
+        self._n_batch = n_batch
+        self._step_s = step_s
+        self._beside_decode = _Rate()
+        self._alone = _Rate()
+
+    def observe(self, *, n_prompt: int, n_decoding: int, step_s: float) -> None:
+        """A step with ``n_prompt`` tokens of prompts, and as many decoded ones, took ``step_s``."""
+        if n_prompt >= min(MIN_CHUNK, self._n_batch):  # else all but nothing of it went into the prompt
+            (self._beside_decode if n_decoding else self._alone).observe(n_prompt, step_s)
+
+    def limits(self) -> PromptLimits:
+        return PromptLimits(
+            beside_decode=self._beside_decode.chunk(self._step_s, self._n_batch),
+            alone=self._alone.chunk(ALONE_STEP_S, self._n_batch),
+        )

@@ -1,0 +1,110 @@
+"""The KV cache's books: slots, the cells they hold, and what is kept in them for later prompts.
+
+Every change is also noted as an operation for the backend, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from appliance.engine.prefix import PrefixTree
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """``target`` gets the first ``n_tokens`` tokens of ``source``."""
+
+    source: int
+    target: int
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    slot: int
+
+
+class Slots:
+    """A slot is free, or in use by a running sequence, or retained after its sequence has left it."""
+
+    def __init__(self, *, n_ctx: int, n_seq_max: int) -> None:
+        self.n_ctx = n_ctx
+        self.n_seq_max = n_seq_max
+        self.n_evicted = 0
+        self.tree = PrefixTree()
+        self._free = list(reversed(range(n_seq_max)))
+        self._retained: dict[int, None] = {}  # least recently used first
+        self._operations: list[Copy | Release] = []
+
+    @property
+    def n_free_cells(self) -> int:
+        return self.n_ctx - self.tree.n_cells
+
+    @property
+    def n_free_slots(self) -> int:
+        return len(self._free)
+
+    @property
+    def n_retained(self) -> int:
+        return len(self._retained)
+
+    def take(self, scope: str, source: int | None, n_reused: int) -> int | None:
+        """A slot that holds the first ``n_reused`` tokens of ``source``, or None if all are in use."""
+        if source in self._retained:
+            if len(self.tree.tokens(source)) == n_reused:
+                del self._retained[source]  # all of it is wanted: go on in place
+                return source
+            self._retained[source] = self._retained.pop(source)  # used most recently
+        if not self._free and not self.evict_one(keep=source):
+            return None
+        slot = self._free.pop()
+        if source is None:
+            self.tree.open(slot, scope)
+        else:
+            self.tree.fork(slot, source, n_reused)
+            self._operations.append(Copy(source, slot, n_reused))
+        return slot
+
+    def retain(self, slot: int) -> None:
+        """Keeps what a slot holds until its room is wanted."""
+        self._retained[slot] = None
+
+    def release(self, slot: int) -> None:
+        """Frees a slot that is in use."""
+        self.tree.release(slot)
+        self._free.append(slot)
+        self._operations.append(Release(slot))
+
+    def evict_one(self, keep: int | None = None) -> bool:
+        """Frees the slot that was retained longest ago; false if there is none but ``keep``."""
+        for slot in self._retained:
+            if slot != keep:
+                del self._retained[slot]
+                self.release(slot)
+                self.n_evicted += 1
+                return True
+        return False
+
+    def can_free(self, n_cells: int, *, in_use: Iterable[int], keep: int | None) -> bool:
+        """Whether evicting all but ``keep`` leaves ``n_cells`` beside what the slots ``in_use`` hold."""
+        held = set(in_use)
+        if keep is not None:
+            held.add(keep)
+        return self.n_ctx - self.tree.n_held(held) >= n_cells
+
+    def take_operations(self) -> tuple[Copy | Release, ...]:
+        """What the backend has to do since the last call."""
+        operations, self._operations = tuple(self._operations), []
+        return operations
+
+    def check_integrity(self, in_use: set[int]) -> None:
+        """Raises AssertionError if the books don't agree with each other, or with the slots that are ``in_use``."""
+        retained, free = set(self._retained), set(self._free)
+        assert not in_use & retained, "a retained slot is in use"
+        assert not (in_use | retained) & free, "a slot in use is free"
+        assert len(free) == len(self._free), "a slot is free twice"
+        assert self.tree.slots() == in_use | retained, "the tree holds other slots"
+        assert 0 <= self.tree.n_cells <= self.n_ctx, "more cells in use than there are"
+        if not in_use and not retained:
+            assert self.tree.n_cells == 0, "cells are held by no slot"

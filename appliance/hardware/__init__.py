@@ -1,0 +1,1 @@
+"""What this machine has: probes, and what follows from them."""
