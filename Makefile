@@ -9,12 +9,13 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check --require-virtualenv
 INSTALL := $(PIP) install --quiet
 RUNTIME := $(VENV)/.runtime-$(WHEEL)
 DEV     := $(VENV)/.dev-$(WHEEL)
+BENCH   := $(VENV)/.bench-$(WHEEL)
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv test check format lock clean
+.PHONY: help run venv test check format lock clean bench bench-full
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(RUNTIME) ## Install what is missing, fetch the default model and serve it on 127.0.0.1:8080
 	@$(BIN)/appliance models fetch
@@ -40,10 +41,18 @@ format: $(DEV) ## Bring the code into shape
 lock: ## Resolve the dependencies anew and write requirements/*.txt
 	./scripts/lock.sh $(PYTHON)
 
+bench: $(BENCH) ## Measure this appliance beside its peers, in under 10 minutes (bench/README.md)
+	@$(BIN)/appliance models fetch
+	$(BIN)/python -m bench --quick
+
+bench-full: $(BENCH) ## The same with more rounds, all peers, and both files of the default model: about an hour
+	@$(BIN)/appliance models fetch
+	$(BIN)/python -m bench --gguf q4_0 --gguf q4_1
+
 clean: ## Remove the virtual environment and the caches in this folder
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-$(RUNTIME): requirements/build.txt requirements/runtime.txt requirements/llama.txt scripts/llama_only.cmake scripts/llama_wheel.py pyproject.toml
+$(RUNTIME): requirements/build.txt requirements/runtime.txt requirements/llama.txt $(wildcard scripts/llama* scripts/patches/*) pyproject.toml
 	@./scripts/preflight.sh $(PYTHON)
 	@echo "installing into $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -57,3 +66,7 @@ $(RUNTIME): requirements/build.txt requirements/runtime.txt requirements/llama.t
 $(DEV): $(RUNTIME) requirements/dev.txt
 	@$(INSTALL) --require-hashes -r requirements/dev.txt
 	@rm -f $(VENV)/.dev-* && touch $@
+
+$(BENCH): $(RUNTIME) requirements/bench.txt
+	@$(INSTALL) --require-hashes -r requirements/bench.txt
+	@rm -f $(VENV)/.bench-* && touch $@

@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     ] = None
     poll: Annotated[
         int, Field(ge=0, le=100, description="How long threads look for work before they sleep; 0: not at all.")
-    ] = 1
+    ] = 0
     n_gpu_layers: Annotated[
         int, Field(ge=-1, le=10_000, description="Layers to put on a GPU, where there is one; -1: all.")
     ] = -1

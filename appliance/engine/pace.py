@@ -10,10 +10,9 @@ from appliance.engine.scheduler import PromptLimits
 
 # Where nothing streams, a step bounds how soon a new request is seen and an abort works.
 ALONE_STEP_S = 1.0
-# Before anything was measured.
-FIRST_CHUNK = 64
-# Below this, a chunk costs nearly as much as a longer one.
-MIN_CHUNK = 32
+# Never less: from here on llama.cpp's CPU attention works in tiles (GGML_FA_TILE_Q), and with many tokens before it a
+# shorter chunk takes longer than this one. Also the guess before anything was measured.
+MIN_CHUNK = 64
 _SMOOTHING = 0.3
 
 
@@ -31,7 +30,7 @@ class _Rate:
     def chunk(self, step_s: float, n_batch: int) -> int:
         """The longest chunk that is computed within ``step_s``."""
         if self._s_per_token is None:
-            return min(FIRST_CHUNK, n_batch)
+            return min(MIN_CHUNK, n_batch)
         n_tokens = int(step_s / max(self._s_per_token, 1e-9))
         return max(min(MIN_CHUNK, n_batch), min(n_tokens, n_batch))
 

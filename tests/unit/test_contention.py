@@ -5,57 +5,59 @@ from appliance.engine.llama.contention import ThreadGovernor
 STEP_S = 0.02
 
 
-def compute(governor: ThreadGovernor, *, seconds: float, free_cores: float) -> None:
-    """Steps on a machine that has so many cores for us."""
-    for _ in range(int(seconds / STEP_S)):
-        governor.observe(wall_s=STEP_S, cpu_s=STEP_S * min(governor.n_threads, free_cores))
+class Machine:
+    """Computes steps with as many cores as others leave."""
+
+    def __init__(self, n_threads: int) -> None:
+        self.governor = ThreadGovernor(n_threads)
+        self.now_s = 0.0
+
+    def compute(self, seconds: float, *, free_cores: float) -> list[int]:
+        """The number of threads of each step."""
+        used = []
+        for _ in range(round(seconds / STEP_S)):
+            self.now_s += STEP_S
+            used.append(self.governor.n_threads)
+            cpu_s = STEP_S * min(self.governor.n_threads, free_cores)
+            self.governor.observe(now_s=self.now_s, wall_s=STEP_S, cpu_s=cpu_s)
+        return used
 
 
 def test_all_threads_are_used_while_they_keep_their_cores() -> None:
-    governor = ThreadGovernor(4)
-    compute(governor, seconds=30, free_cores=4)
-    assert governor.n_threads == 4
+    assert set(Machine(4).compute(30, free_cores=4)) == {4}
 
 
 def test_threads_that_lose_their_cores_are_given_up() -> None:
-    governor = ThreadGovernor(4)
-    compute(governor, seconds=1, free_cores=2.5)
-    assert governor.n_threads == 2
+    machine = Machine(4)
+    assert machine.compute(0.8, free_cores=2.4)[-1] == 2
 
 
 def test_one_thread_is_always_left() -> None:
-    governor = ThreadGovernor(4)
-    compute(governor, seconds=2, free_cores=0.3)
-    assert governor.n_threads == 1
+    assert set(Machine(4).compute(1, free_cores=0.3)[20:]) == {1}
 
 
-def test_threads_come_back_when_the_cores_are_free_again() -> None:
-    governor = ThreadGovernor(4)
-    compute(governor, seconds=1, free_cores=1)
-    compute(governor, seconds=30, free_cores=4)
-    assert governor.n_threads == 4
+def test_threads_come_back_soon_when_the_cores_are_free_again() -> None:
+    machine = Machine(4)
+    machine.compute(60, free_cores=1)
+    assert machine.compute(10, free_cores=4)[-1] == 4
 
 
-def test_trials_in_vain_become_rare() -> None:
-    governor = ThreadGovernor(2)
-    trials = []
-    for _ in range(6):
-        before = len(trials)
-        n_steps = 0
-        while len(trials) == before:
-            compute(governor, seconds=STEP_S, free_cores=1)
-            n_steps += 1
-            if governor.n_threads == 2 and n_steps > 20:
-                trials.append(n_steps)
-                while governor.n_threads == 2:
-                    compute(governor, seconds=STEP_S, free_cores=1)
-    assert trials == sorted(trials)
-    assert trials[-1] > 4 * trials[0]
+def test_threads_come_back_after_a_pause_without_requests() -> None:
+    machine = Machine(2)
+    machine.compute(60, free_cores=1)
+    machine.now_s += 60
+    assert machine.compute(0.5, free_cores=2)[-1] == 2
+
+
+def test_trials_in_vain_cost_little() -> None:
+    machine = Machine(2)
+    machine.compute(30, free_cores=1)
+    used = machine.compute(60, free_cores=1)
+    assert 0 < used.count(2) / len(used) < 0.02
 
 
 def test_a_short_interruption_changes_nothing() -> None:
-    governor = ThreadGovernor(2)
-    compute(governor, seconds=1, free_cores=2)
-    governor.observe(wall_s=0.02, cpu_s=0.02)
-    compute(governor, seconds=1, free_cores=2)
-    assert governor.n_threads == 2
+    machine = Machine(2)
+    machine.compute(1, free_cores=2)
+    machine.compute(STEP_S, free_cores=1)
+    assert set(machine.compute(1, free_cores=2)) == {2}

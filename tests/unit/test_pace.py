@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.engine.pace import ALONE_STEP_S, FIRST_CHUNK, MIN_CHUNK, Pace
+from appliance.engine.pace import ALONE_STEP_S, MIN_CHUNK, Pace
 
 
 def settle(pace: Pace, *, fixed_s: float, s_per_token: float, n_decoding: int) -> int:
@@ -34,7 +34,7 @@ def test_a_slow_machine_still_gets_on() -> None:
 
 
 def test_the_first_chunk_is_a_guess() -> None:
-    assert Pace(n_batch=512, step_s=0.25).limits().beside_decode == FIRST_CHUNK
+    assert Pace(n_batch=512, step_s=0.25).limits().beside_decode == MIN_CHUNK
 
 
 def test_no_chunk_is_longer_than_the_batch() -> None:
@@ -45,4 +45,4 @@ def test_no_chunk_is_longer_than_the_batch() -> None:
 def test_a_few_tokens_teach_nothing() -> None:
     pace = Pace(n_batch=512, step_s=0.25)
     pace.observe(n_prompt=2, n_decoding=4, step_s=1.0)
-    assert pace.limits().beside_decode == FIRST_CHUNK
+    assert pace.limits().beside_decode == MIN_CHUNK

@@ -7,18 +7,18 @@ busy neighbour a step takes four times as long, where one thread alone would kee
 
 from __future__ import annotations
 
-# How long is looked at before judging, and how long for a trial with one thread more.
+# Seconds of computing that are looked at before judging, and in a trial with one thread more.
 WINDOW_S = 0.25
 TRIAL_S = 0.05
 # Threads' worth of time that may be missing: what starting and joining a step's threads takes, and short interruptions.
-MAX_LOST = 0.25
+MAX_LOST = 0.5
 # When one thread more is tried again, and after each trial in vain twice as late.
-FIRST_TRIAL_S = 2.0
-LAST_TRIAL_S = 60.0
+FIRST_TRIAL_S = 1.0
+LAST_TRIAL_S = 8.0
 
 
 class ThreadGovernor:
-    """Takes a thread away when threads lose their cores, and tries it again now and then.
+    """Takes threads away when they lose their cores, and tries them again one by one.
 
     What is measured is processor time against wall time while a step is computed: all threads compute or spin, so what
     is missing is what others had of their cores.
@@ -26,34 +26,31 @@ class ThreadGovernor:
 
     def __init__(self, n_max: int) -> None:
         self.n_threads = n_max
+        self.lost = 0.0  # threads' worth of time that was missing when it was last judged
         self._n_max = n_max
         self._is_trial = False
+        self._trial_at_s = 0.0
         self._trial_delay_s = FIRST_TRIAL_S
-        self._since_trial_s = 0.0
         self._wall_s = 0.0
         self._cpu_s = 0.0
 
-    def observe(self, *, wall_s: float, cpu_s: float) -> None:
-        """A step on ``n_threads`` took ``wall_s``, and its process ``cpu_s`` of processor time meanwhile."""
+    def observe(self, *, now_s: float, wall_s: float, cpu_s: float) -> None:
+        """A step on ``n_threads`` that ended at ``now_s`` took ``wall_s``, and ``cpu_s`` of processor time."""
         self._wall_s += wall_s
         self._cpu_s += cpu_s
-        self._since_trial_s += wall_s
         if self._wall_s >= (TRIAL_S if self._is_trial else WINDOW_S):
-            lost = self.n_threads - self._cpu_s / self._wall_s
-            self._judge(lost)
+            self.lost = self.n_threads - self._cpu_s / self._wall_s
+            self._judge(now_s)
             self._wall_s = self._cpu_s = 0.0
 
-    def _judge(self, lost: float) -> None:
-        if lost > MAX_LOST and self.n_threads > 1:
-            if self._is_trial:
-                self._trial_delay_s = min(2 * self._trial_delay_s, LAST_TRIAL_S)
+    def _judge(self, now_s: float) -> None:
+        if self.lost > MAX_LOST and self.n_threads > 1:
+            self.n_threads = max(1, self.n_threads - max(1, round(self.lost)))
+            self._trial_delay_s = min(2 * self._trial_delay_s, LAST_TRIAL_S) if self._is_trial else FIRST_TRIAL_S
+            self._trial_at_s = now_s + self._trial_delay_s
             self._is_trial = False
-            self._since_trial_s = 0.0
-            self.n_threads -= max(1, min(round(lost), self.n_threads - 1))
-        elif self._is_trial:
-            self._is_trial = False
-            self._trial_delay_s = FIRST_TRIAL_S
-            self._since_trial_s = 0.0 if self.n_threads < self._n_max else self._since_trial_s
-        if self.n_threads < self._n_max and self._since_trial_s >= self._trial_delay_s:
+        elif self.n_threads < self._n_max and (self._is_trial or now_s >= self._trial_at_s):
+            self.n_threads += 1  # a trial that went well is followed by the next at once
             self._is_trial = True
-            self.n_threads += 1
+        else:
+            self._is_trial = False

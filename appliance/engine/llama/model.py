@@ -32,6 +32,7 @@ class Model:
         self._bos: int = lib.llama_vocab_bos(self.vocab)
         self._adds_bos: bool = lib.llama_vocab_get_add_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
+        self._names: dict[int, bytes] = {}
         self._anchor = self._tokenize(_ANCHOR, is_template=False)
 
     def __enter__(self) -> Self:
@@ -68,7 +69,10 @@ class Model:
 
     def token_name(self, token: int) -> bytes:
         """As :meth:`token_bytes`, but control tokens are written out."""
-        return self._token_bytes(token, is_special_shown=True)
+        name = self._names.get(token)
+        if name is None:
+            name = self._names[token] = self._token_bytes(token, is_special_shown=True)
+        return name
 
     def is_eog(self, token: int) -> bool:
         return bool(lib.llama_vocab_is_eog(self.vocab, token))

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from appliance import logs
 from appliance.engine.llama.contention import ThreadGovernor
 from appliance.engine.llama.library import cpu_function, lib
 from appliance.errors import EngineFailed
+
+log = logging.getLogger(__name__)
 
 GGML_MAX_N_THREADS = 512  # ggml.h
 
@@ -63,12 +67,14 @@ class ComputeThreads:
         allowed = self._governor.n_threads if self._governor is not None else wanted
         n_threads = min(wanted, allowed)
         if allowed != self._n_attached and self._governor is not None:
+            log.debug(logs.event("compute_threads", n_threads=allowed, lost=round(self._governor.lost, 2)))
             self._attach(allowed)
         lib.llama_set_n_threads(self._context, n_threads, n_threads)
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         yield
         if self._governor is not None and n_threads == allowed:
-            self._governor.observe(wall_s=time.perf_counter() - wall_s, cpu_s=time.process_time() - cpu_s)
+            now_s = time.perf_counter()
+            self._governor.observe(now_s=now_s, wall_s=now_s - wall_s, cpu_s=time.process_time() - cpu_s)
 
     def _attach(self, n_threads: int) -> None:
         if n_threads not in self._pools:

@@ -1,0 +1,1 @@
+"""Measures this appliance beside its peers; see README.md in this folder."""

@@ -1,0 +1,31 @@
+"""All workloads, in the order in which they run: those with the same servers follow each other."""
+
+from __future__ import annotations
+
+from bench.workloads.base import Workload
+from bench.workloads.engine import EngineLoop
+from bench.workloads.fairness import Fairness
+from bench.workloads.gateway import Gateway
+from bench.workloads.http import DISTINCT_CONTEXTS, LONG_PROMPT, ONE_STREAM, SHARED_PREFIX, clients
+from bench.workloads.idle import Idle
+from bench.workloads.vocabulary import Vocabulary
+
+# They have no target; a quick run leaves them out unless they are asked for.
+NOT_QUICK = frozenset({DISTINCT_CONTEXTS.name, Fairness.name})
+
+
+def all_workloads(*, is_quick: bool) -> tuple[Workload, ...]:
+    """In a quick run, answers to 32 clients are shorter."""
+    return (
+        Idle(),
+        ONE_STREAM,
+        LONG_PROMPT,
+        DISTINCT_CONTEXTS,
+        clients(8, 64),
+        clients(32, 32 if is_quick else 64),
+        SHARED_PREFIX,
+        Fairness(),
+        EngineLoop(),
+        Gateway(),
+        Vocabulary(),
+    )
