@@ -18,4 +18,5 @@ compile requirements/build.in --upgrade -o requirements/build.txt
 compile pyproject.toml --all-extras --upgrade -o "$scratch/all.txt"
 compile pyproject.toml -c "$scratch/all.txt" -o requirements/runtime.txt
 compile pyproject.toml --extra dev -c "$scratch/all.txt" -o requirements/dev.txt
+compile pyproject.toml --extra bench -c "$scratch/all.txt" -o requirements/bench.txt
 compile pyproject.toml --extra tui -c "$scratch/all.txt" -o requirements/tui.txt

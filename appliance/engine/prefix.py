@@ -127,6 +127,8 @@ class PrefixTree:
 def common_prefix(run: list[int], tokens: list[int], start: int) -> int:
     """How many tokens of ``run`` agree with ``tokens`` from ``start`` on."""
     n_max = min(len(run), len(tokens) - start)
+    if n_max <= 0 or run[0] != tokens[start]:  # most runs have nothing in common
+        return 0
     if run[:n_max] == tokens[start : start + n_max]:
         return n_max
     return next(i for i in range(n_max) if run[i] != tokens[start + i])

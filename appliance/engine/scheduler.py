@@ -141,6 +141,8 @@ class Scheduler:
         """The next step. Its chunks are empty if nothing can be computed, which is so only when idle."""
         if not self._prefix_reuse and not self._runs_exact:
             self.drop_retained()
+        if not self._runs_exact:
+            self._slots.drop_unlikely(self._slots_of(self._running))
         self._make_room()
         if self.n_waiting and (not self._is_admission_held or not self._running):
             self._admit()
@@ -189,7 +191,7 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Raises AssertionError if the books don't agree with each other."""
-        slots = [sequence.slot for sequence in self._running if sequence.slot is not None]
+        slots = self._slots_of(self._running)
         assert len(slots) == len(self._running), "a running sequence has no slot"
         assert len(set(slots)) == len(slots), "two sequences share a slot"
         self._slots.check_integrity(set(slots))
@@ -277,6 +279,8 @@ class Scheduler:
                 return "cells"
         if sequence.exact and not self._runs_exact:
             self._free_ahead(keep=source)
+        if sequence.n_cached is None:  # not one that comes back after it has made way
+            self._slots.note_prompt(sequence.scope, sequence.tokens[:-1], source, n_reused, MIN_SHARED_TOKENS)
         slot = self._slots.take(sequence.scope, source, n_reused)
         if slot is None:
             return "slots"
@@ -331,8 +335,11 @@ class Scheduler:
     def _can_free(self, n_pending: int, staying: list[Sequence], *, keep: int | None) -> bool:
         """Whether there can be room for ``n_pending`` tokens beside the running sequences that are ``staying``."""
         n_needed = sum(sequence.n_pending for sequence in staying) + n_pending + HEADROOM_TOKENS * len(staying)
-        in_use = [sequence.slot for sequence in staying if sequence.slot is not None]
-        return self._slots.can_free(n_needed, in_use=in_use, keep=keep)
+        return self._slots.can_free(n_needed, in_use=self._slots_of(staying), keep=keep)
+
+    @staticmethod
+    def _slots_of(sequences: list[Sequence]) -> list[int]:
+        return [sequence.slot for sequence in sequences if sequence.slot is not None]
 
     def _preempt_youngest(self) -> bool:
         """Sends the youngest sequence of the lowest class back to the queue; false if at most one is running."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from appliance.engine.prefix import PrefixTree
+from appliance.engine.retention import Retention
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,9 @@ class Slots:
         self.n_seq_max = n_seq_max
         self.n_evicted = 0
         self.tree = PrefixTree()
+        self._retention = Retention(n_ctx)
+        self._may_be_above_limit = False
+        self._scopes: dict[int, str] = {}
         self._free = list(reversed(range(n_seq_max)))
         self._retained: dict[int, None] = {}  # least recently used first
         self._operations: list[Copy | Release] = []
@@ -59,6 +63,7 @@ class Slots:
         if not self._free and not self.evict_one(keep=source):
             return None
         slot = self._free.pop()
+        self._scopes[slot] = scope
         if source is None:
             self.tree.open(slot, scope)
         else:
@@ -69,6 +74,7 @@ class Slots:
     def retain(self, slot: int) -> None:
         """Keeps what a slot holds until its room is wanted."""
         self._retained[slot] = None
+        self._may_be_above_limit = True
 
     def release(self, slot: int) -> None:
         """Frees a slot that is in use."""
@@ -85,6 +91,24 @@ class Slots:
                 self.n_evicted += 1
                 return True
         return False
+
+    def note_prompt(self, scope: str, tokens: list[int], source: int | None, n_reused: int, n_least: int) -> None:
+        """A prompt is about to take ``n_reused`` tokens of ``source``; fewer than ``n_least`` are worth nothing."""
+        found = source in self._retained and n_reused >= n_least
+        if not found:
+            found = self._retention.n_remembered(scope, tokens) >= n_reused + n_least
+        self._retention.saw_prompt(found=found)
+
+    def drop_unlikely(self, in_use: Iterable[int]) -> None:
+        """Frees retained slots, longest unused first, until no more cells are retained than is worth it."""
+        if not self._may_be_above_limit:
+            return
+        self._may_be_above_limit = False
+        n_in_use = self.tree.n_held(set(in_use))
+        while self._retained and self.tree.n_cells - n_in_use > self._retention.limit:
+            slot = next(iter(self._retained))
+            self._retention.remember(self._scopes[slot], self.tree.tokens(slot))
+            self.evict_one()
 
     def can_free(self, n_cells: int, *, in_use: Iterable[int], keep: int | None) -> bool:
         """Whether evicting all but ``keep`` leaves ``n_cells`` beside what the slots ``in_use`` hold."""
