@@ -11,10 +11,10 @@ from collections import deque
 
 from appliance.engine.prefix import PrefixTree
 
-# What is always kept, as a part of all cells.
-LEAST_RATIO = 1 / 16
-# The limit's fall with each prompt that found nothing: half after 23 of them.
-_DECAY = 0.97
+# The limit falls no further than this part of all cells; and the latest sequence is kept whatever its length.
+LEAST_RATIO = 1 / 64
+# The limit's fall with each prompt that found nothing: half after 14 of them.
+_DECAY = 0.95
 _MAX_REMEMBERED = 256
 
 

@@ -105,7 +105,7 @@ class Slots:
             return
         self._may_be_above_limit = False
         n_in_use = self.tree.n_held(set(in_use))
-        while self._retained and self.tree.n_cells - n_in_use > self._retention.limit:
+        while len(self._retained) > 1 and self.tree.n_cells - n_in_use > self._retention.limit:
             slot = next(iter(self._retained))
             self._retention.remember(self._scopes[slot], self.tree.tokens(slot))
             self.evict_one()
