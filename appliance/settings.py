@@ -61,6 +61,10 @@ class Settings(BaseSettings):
         float,
         Field(gt=0, le=60, description="Longest that answers which stream stand still for a part of another prompt."),
     ] = 0.25
+    stream_interval_s: Annotated[
+        float,
+        Field(ge=0, le=1, description="Tokens computed faster than this are sent together; 0: each by itself."),
+    ] = 0.01
     n_threads: Annotated[
         int | None,
         Field(ge=1, le=512, description="Threads that decode; unset: the physical cores this process may use."),

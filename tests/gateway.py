@@ -50,6 +50,7 @@ def engine_config(*, n_ctx: int = 0, max_running: int = 4) -> EngineConfig:
         n_ctx=n_ctx,
         n_batch=16,
         prompt_step_s=0.25,
+        stream_interval_s=0.0,
         n_threads=1,
         n_threads_batch=1,
         poll=0,

@@ -22,20 +22,25 @@ class AppState:
     inference: Inference
 
 
-def app_state(request: Request) -> AppState:
+# Coroutines all: FastAPI would hand a plain function to a thread, which costs more than it does.
+
+
+async def app_state(request: Request) -> AppState:
     state: AppState = request.app.state.appliance
     return state
 
 
-def request_context(request: Request) -> RequestContext:
+async def request_context(request: Request) -> RequestContext:
     context: RequestContext = request.scope["state"]["context"]
     return context
 
 
-def inference(request: Request) -> Inference:
-    return app_state(request).inference
-
-
 State = Annotated[AppState, Depends(app_state)]
+
+
+async def inference(state: State) -> Inference:
+    return state.inference
+
+
 Context = Annotated[RequestContext, Depends(request_context)]
 Service = Annotated[Inference, Depends(inference)]

@@ -125,6 +125,7 @@ def _engine_config(config: Settings, stored: StoredModel) -> EngineConfig:
         n_ctx=config.n_ctx or 0,
         n_batch=config.n_batch,
         prompt_step_s=config.prompt_step_s,
+        stream_interval_s=config.stream_interval_s,
         n_threads=n_threads,
         n_threads_batch=config.n_threads_batch or n_threads,
         poll=config.poll,

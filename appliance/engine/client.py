@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from appliance import logs
 from appliance.engine.messages import (
@@ -37,7 +37,6 @@ from appliance.errors import EngineCrashed, EngineFailed, InvalidRequest, QueueF
 
 log = logging.getLogger(__name__)
 
-RECV_BYTES = 1 << 18
 # How long a process may take to end after it has closed its socket.
 END_GRACE_S = 5.0
 # The part of the queue that one API key may fill; the rest is there for the others.
@@ -122,6 +121,40 @@ class EventStream:
             self._wakeup.set_result(None)
 
 
+class _Connection(asyncio.Protocol):
+    """Our end of the socket. Reports are taken where they arrive: a task of its own would cost a wake-up each."""
+
+    def __init__(self, take: Callable[[Report], None]) -> None:
+        self.closed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self._take = take
+        self._frames: FrameReader[Report] = FrameReader(Report)
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for report in self._frames.feed(data):
+                self._take(report)
+        except ValueError as error:
+            self._close(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._close(exc)
+
+    def write(self, frame: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(frame)
+
+    def _close(self, error: Exception | None) -> None:
+        assert self._transport is not None
+        self._transport.abort()
+        if not self.closed.done():
+            self.closed.set_result(error)
+
+
 class EngineClient:
     """Talks to one engine process on the running event loop."""
 
@@ -137,8 +170,8 @@ class EngineClient:
         self._n_open_by_key: Counter[str] = Counter()
         self._streams: dict[str, EventStream] = {}
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
-        self._writer: asyncio.StreamWriter | None = None
-        self._reading = asyncio.create_task(self._read())
+        self._connection = _Connection(self._take)
+        self._serving = asyncio.create_task(self._serve())
 
     @property
     def pid(self) -> int:
@@ -159,7 +192,7 @@ class EngineClient:
 
     async def ended(self) -> None:
         """Waits until the engine's socket has closed; all its requests have ended then."""
-        await asyncio.shield(self._reading)
+        await asyncio.shield(self._serving)
 
     @contextlib.asynccontextmanager
     async def submit(self, message: Submit | Tokenize | Detokenize) -> AsyncIterator[EventStream]:
@@ -203,28 +236,26 @@ class EngineClient:
         """Asks the process to end, and ends it if it hasn't within ``grace_s``."""
         self._send(Stop())
         await self._process.end(grace_s)
-        await self._reading
+        await self._serving
 
     def _send(self, command: Command) -> None:
         self._write(encode(command))
 
     def _write(self, frame: bytes) -> None:
-        if self._writer is not None and not self.has_ended:
-            self._writer.write(frame)
+        if not self.has_ended:
+            self._connection.write(frame)
 
-    async def _read(self) -> None:
-        reader, self._writer = await asyncio.open_connection(sock=self._process.socket)
-        frames: FrameReader[Report] = FrameReader(Report)
+    async def _serve(self) -> None:
+        """Lasts as long as the connection, and until the process has ended."""
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: self._connection, sock=self._process.socket)
         try:
-            while data := await reader.read(RECV_BYTES):
-                for report in frames.feed(data):
-                    self._take(report)
-        except (ConnectionError, ValueError) as error:
-            log.error(logs.event("engine_connection_broken", pid=self._process.pid, reason=error))
+            error = await self._connection.closed
+            if error is not None:
+                log.error(logs.event("engine_connection_broken", pid=self._process.pid, reason=error))
         finally:
             # From here on nothing is sent; whoever asks for an engine waits for the next one.
             self.has_ended = True
-            self._writer.close()
             for stream in self._streams.values():
                 stream.close()
             self._streams.clear()

@@ -101,6 +101,11 @@ class EngineCore:
         return self._scheduler.is_idle
 
     @property
+    def only_decodes(self) -> bool:
+        """Whether the next step is a short one: there are sequences, and each only gets a token."""
+        return not self.is_idle and self._scheduler.only_decodes
+
+    @property
     def load(self) -> Load:
         scheduler = self._scheduler
         return Load(

@@ -26,7 +26,8 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     ``n_ctx`` 0 means min(n_ctx_train, 8192). ``tensor_types`` are ggml's names of the types of the model's tensors.
     ``longest_token_bytes`` bounds how few tokens a text of some size can be. ``n_threads`` compute steps that only
     decode, ``n_threads_batch`` those with prompts in them; ``poll`` is how long they look for work before they sleep.
-    ``prompt_step_s`` is how long a step may take that computes prompts while answers stream.
+    ``prompt_step_s`` is how long a step may take that computes prompts while answers stream; ``stream_interval_s`` how
+    long text may be held back to travel with what follows it.
     """
 
     model_path: str
@@ -35,6 +36,7 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     n_ctx: int
     n_batch: int
     prompt_step_s: float
+    stream_interval_s: float
     n_threads: int
     n_threads_batch: int
     poll: int

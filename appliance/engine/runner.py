@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -20,6 +22,7 @@ from appliance.engine.messages import (
     Events,
     FrameReader,
     LoadFailed,
+    Piece,
     Ready,
     Stop,
     Submit,
@@ -70,6 +73,42 @@ class CommandSocket:
             raise GatewayGone from None
 
 
+class Outbox:
+    """Events on their way to the gateway.
+
+    A message costs the gateway and its clients a wake-up each, which on a small machine takes more from the
+    computation than the text in it. So text that comes fast waits for what follows; nothing else does.
+    """
+
+    def __init__(
+        self, send: Callable[[Events], None], interval_s: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``interval_s``: how long after a message the next one may be held back."""
+        self._send = send
+        self._interval_s = interval_s
+        self._now = now
+        self._sent_at = -math.inf
+        self._events: list[Event] = []
+
+    def put(self, events: list[Event]) -> None:
+        self._events += events
+
+    def flush(self, core: EngineCore) -> None:
+        """Sends all that is there."""
+        if self._events:
+            self._sent_at = self._now()
+            self._send(Events(tuple(self._events), core.load))
+            self._events = []
+
+    def flush_due(self, core: EngineCore) -> None:
+        """Sends what there is unless it may wait for the next step."""
+        if not (core.only_decodes and all(type(event) is Piece for event in self._events)) or self._is_due():
+            self.flush(core)
+
+    def _is_due(self) -> bool:
+        return self._now() - self._sent_at >= self._interval_s
+
+
 def run_engine(connection: socket.socket, load: Callable[[EngineConfig], AbstractContextManager[Backend]]) -> None:
     """Loads the model that the first command names and serves until the gateway says stop or is gone."""
     commands = CommandSocket(connection)
@@ -101,33 +140,33 @@ def run_engine(connection: socket.socket, load: Callable[[EngineConfig], Abstrac
                 )
             )
             log.info(logs.event("engine_ready", pid=os.getpid(), n_ctx=info.n_ctx, device=info.device))
-            _serve(core, commands, rest)
+            _serve(core, commands, rest, Outbox(commands.send, config.stream_interval_s))
     except GatewayGone:
         log.info(logs.event("gateway_gone", pid=os.getpid()))
 
 
-def _serve(core: EngineCore, commands: CommandSocket, first: list[Command]) -> None:
+def _serve(core: EngineCore, commands: CommandSocket, first: list[Command], outbox: Outbox) -> None:
     received = first
     while True:
-        events: list[Event] = []
+        if received:  # to see to it may take long
+            outbox.flush(core)
         for command in received:
             match command:
                 case Submit():
-                    events += core.submit(command)
+                    outbox.put(core.submit(command))
                 case Abort(request_id):
-                    events += core.abort(request_id)
+                    outbox.put(core.abort(request_id))
                 case Tokenize():
-                    events += core.tokenize(command)
+                    outbox.put(core.tokenize(command))
                 case Detokenize():
-                    events += core.detokenize(command)
+                    outbox.put(core.detokenize(command))
                 case Stop():
-                    events += core.abort_all(EngineUnavailable.code or "", "the engine is stopping")
-                    commands.send(Events(tuple(events), core.load))
+                    outbox.put(core.abort_all(EngineUnavailable.code or "", "the engine is stopping"))
+                    outbox.flush(core)
                     return
                 case EngineConfig():
                     raise ValueError("an engine is configured once")
         if not core.is_idle:
-            events += core.step()
-        if events:
-            commands.send(Events(tuple(events), core.load))
+            outbox.put(core.step())
+        outbox.flush_due(core)
         received = commands.receive(wait=core.is_idle)

@@ -99,6 +99,11 @@ class Scheduler:
         return len(self._order) == 0
 
     @property
+    def only_decodes(self) -> bool:
+        """Whether the next step adds a token to each sequence and does nothing else."""
+        return not self.n_waiting and all(sequence.n_pending == 1 for sequence in self._running)
+
+    @property
     def n_waiting(self) -> int:
         return len(self._order) - len(self._running)
 

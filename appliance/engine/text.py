@@ -32,6 +32,8 @@ class TextStream:
             is_inside_character = bool(self._utf8.getstate()[0])
             end = self._n_released + len(self._held) + is_inside_character
             self._logprobs.append((begin, end, logprob))
+        if not self._stop:
+            return self._release(len(self._held))
         found = [at for at in (self._held.find(text) for text in self._stop) if at >= 0]
         if found:
             self.is_stopped = True
@@ -50,7 +52,7 @@ class TextStream:
 
     def _n_ambiguous(self) -> int:
         """The length of the longest end of the held text that a stop string begins with."""
-        longest = max((len(text) for text in self._stop), default=1) - 1
+        longest = max(len(text) for text in self._stop) - 1
         for n_chars in range(min(longest, len(self._held)), 0, -1):
             if any(text.startswith(self._held[-n_chars:]) for text in self._stop):
                 return n_chars

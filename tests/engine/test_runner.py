@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from appliance.engine.backend import Backend
+from appliance.engine.core import EngineCore
 from appliance.engine.messages import (
     Abort,
     Accepted,
@@ -21,15 +22,16 @@ from appliance.engine.messages import (
     Finished,
     FrameReader,
     LoadFailed,
+    Piece,
     Ready,
     Report,
     Stop,
     encode,
 )
-from appliance.engine.runner import run_engine
+from appliance.engine.runner import Outbox, run_engine
 from appliance.errors import EngineFailed
 from tests.factories import submit
-from tests.fake_backend import load_fake
+from tests.fake_backend import FakeBackend, load_fake
 
 CONFIG = EngineConfig(
     model_path="",
@@ -37,6 +39,7 @@ CONFIG = EngineConfig(
     n_ctx=0,
     n_batch=16,
     prompt_step_s=0.25,
+    stream_interval_s=0.0,
     n_threads=1,
     n_threads_batch=1,
     poll=0,
@@ -161,3 +164,58 @@ def test_a_model_that_can_not_be_loaded_is_reported(monkeypatch: pytest.MonkeyPa
     assert engine.peer.receive() == LoadFailed("no memory")
     engine.join()
     engine.close()
+
+
+class SlowClock:
+    """Steps of the engine take no time; the test says when it passes."""
+
+    def __init__(self) -> None:
+        self.at_s = 0.0
+        self.sent: list[Events] = []
+        self.core = EngineCore(FakeBackend(), n_batch=8, max_running=4, prefix_reuse=True)
+        self.outbox = Outbox(self.sent.append, 0.01, now=lambda: self.at_s)
+
+    def submit(self, text: str, *, max_tokens: int = 20) -> None:
+        self.outbox.put(self.core.submit(submit(text, max_tokens=max_tokens)))
+
+    def step(self, step_s: float) -> int:
+        """Computes a step; the number of messages that were sent after it."""
+        n_before = len(self.sent)
+        self.outbox.put(self.core.step())
+        self.at_s += step_s
+        self.outbox.flush_due(self.core)
+        return len(self.sent) - n_before
+
+    def text(self) -> str:
+        return "".join(event.text for report in self.sent for event in report.events if isinstance(event, Piece))
+
+
+def test_text_that_comes_fast_is_sent_together() -> None:
+    clock = SlowClock()
+    clock.submit("a")
+    assert [clock.step(0.004) for _ in range(7)] == [1, 0, 0, 1, 0, 0, 1]
+    assert clock.text() == "bcdefgh"
+    assert [len(report.events) for report in clock.sent] == [2, 3, 3]
+
+
+def test_text_that_comes_slowly_is_sent_at_once() -> None:
+    clock = SlowClock()
+    clock.submit("a")
+    assert [clock.step(0.02) for _ in range(4)] == [1, 1, 1, 1]
+
+
+def test_the_end_of_an_answer_is_sent_at_once() -> None:
+    clock = SlowClock()
+    clock.submit("a", max_tokens=3)
+    assert [clock.step(0.001) for _ in range(3)] == [1, 0, 1]
+    assert clock.core.is_idle
+    assert isinstance(clock.sent[-1].events[-1], Finished)
+
+
+def test_no_text_waits_for_a_prompt() -> None:
+    clock = SlowClock()
+    clock.submit("a")
+    clock.step(0.001)
+    clock.submit("1" * 40)  # takes several steps, of which each may be long
+    assert [clock.step(0.001) for _ in range(5)] == [1, 1, 1, 1, 1]
+    assert clock.step(0.001) + clock.step(0.001) <= 1

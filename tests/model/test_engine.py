@@ -41,6 +41,7 @@ def config(stored: StoredModel, **fields: Any) -> EngineConfig:
         "n_ctx": 2048,
         "n_batch": 512,
         "prompt_step_s": 0.25,
+        "stream_interval_s": 0.01,
         "n_threads": 1,
         "n_threads_batch": 1,
         "poll": 0,

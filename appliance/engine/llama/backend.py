@@ -9,7 +9,7 @@ from typing import Self
 from appliance.engine.backend import BackendInfo, Sampled
 from appliance.engine.build import engine_build
 from appliance.engine.llama import library
-from appliance.engine.llama.context import Context
+from appliance.engine.llama.context import Context, Logits
 from appliance.engine.llama.model import Model
 from appliance.engine.llama.sampler import Sampler, token_logprob
 from appliance.engine.messages import EngineConfig, PromptPart
@@ -105,12 +105,15 @@ class LlamaBackend:
         # With several threads, llama.cpp cuts the cells of a lone token's attention among them.
         needs_company = plan.exact and self._n_threads > 1
         outputs = self._context.decode(plan.chunks, lone_slot=self._lone_slot if needs_company else None)
+        if not outputs:
+            return []
+        logits = self._context.logits(len(outputs))
+        best = logits.argmax(axis=1).tolist()
         wanting = [chunk.sequence for chunk in plan.chunks if chunk.wants_logits]
-        return [self._sample(sequence, output) for sequence, output in zip(wanting, outputs, strict=True)]
+        return list(map(self._sample, wanting, outputs, logits, best))
 
-    def _sample(self, sequence: Sequence, output: int) -> Sampled:
-        logits = self._context.logits(output)
-        best = int(logits.argmax())
+    def _sample(self, sequence: Sequence, output: int, logits: Logits, best: int) -> Sampled:
+        """``output`` is the sequence's index in the batch; ``best`` has the greatest of its ``logits``."""
         if not isfinite(logits[best]):  # damaged weights decode without an error; argmax finds a NaN first
             return Sampled(0, error="the model computed no numbers: its file is damaged; fetch it again")
         try:

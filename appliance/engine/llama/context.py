@@ -17,12 +17,12 @@ from appliance.engine.slots import Copy, Release
 from appliance.errors import EngineFailed
 
 # The binding's own makes a pointer object of each address, which is slow.
-_get_logits = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(("llama_get_logits_ith", lib._lib))
+_get_logits = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(("llama_get_logits", lib._lib))
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class Batch:
-    """A ``llama_batch`` over arrays of ours, filled by whole runs instead of token by token."""
+    """A ``llama_batch`` over arrays of ours, filled in whole instead of token by token."""
 
     def __init__(self, n_max: int) -> None:
         self._tokens = np.zeros(n_max, np.int32)
@@ -42,20 +42,15 @@ class Batch:
         ):
             setattr(self.struct, name, array.ctypes.data_as(ctypes.POINTER(kind)))
 
-    def clear(self) -> None:
-        self.struct.n_tokens = 0
-
-    def add(self, slot: int, start: int, tokens: list[int], *, wants_logits: bool) -> int:
-        """Adds a run of a sequence's tokens; returns the batch index of its last one."""
-        first = self.struct.n_tokens
-        end = first + len(tokens)
-        self._tokens[first:end] = tokens
-        self._pos[first:end] = np.arange(start, start + len(tokens))
-        self._seq_id[first:end] = slot
-        self._wants_logits[first:end] = 0
-        self._wants_logits[end - 1] = wants_logits
-        self.struct.n_tokens = end
-        return int(end) - 1
+    def fill(self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int]) -> None:
+        """Sets the batch's tokens, each one's position and sequence, and the indices of those that want logits."""
+        n_tokens = len(tokens)
+        self._tokens[:n_tokens] = tokens
+        self._pos[:n_tokens] = positions
+        self._seq_id[:n_tokens] = slots
+        self._wants_logits[:n_tokens] = 0
+        self._wants_logits[outputs] = 1
+        self.struct.n_tokens = n_tokens
 
 
 class Context:
@@ -84,9 +79,9 @@ class Context:
         params.op_offload = not on_cpu  # else a GPU takes large batches even of a model that is kept off it
         params.kv_unified = True  # sequences share cells; without it a partial seq_cp aborts the process
         self._n_vocab = model.n_vocab
-        # Views of the output buffer's rows by their address: to make one costs more than to use it.
-        self._rows: dict[int, Logits] = {}
-        self._n_rows_max = n_batch
+        # Views of the output buffer by its address and their rows: to make one costs more than to use it.
+        self._logits: dict[tuple[int, int], Logits] = {}
+        self._n_outputs_max = n_batch
         self.handle: Any = lib.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise EngineFailed(f"llama.cpp can't make a context of {n_ctx} tokens: see its messages above; lower n_ctx")
@@ -122,23 +117,31 @@ class Context:
             raise BackendFatal(f"llama_memory_seq_rm refused to free sequence {slot}")
 
     def decode(self, chunks: tuple[Chunk, ...], *, lone_slot: int | None) -> list[int]:
-        """Computes the chunks; returns the output index of each that wants logits.
+        """Computes the chunks; returns the batch index of the last token of each that wants logits.
 
         ``lone_slot``: a slot to compute a second, meaningless token in if there would be only one.
         """
-        batch = self._batch
-        batch.clear()
-        outputs = []
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        outputs: list[int] = []
         for chunk in chunks:
-            tokens = chunk.sequence.tokens[chunk.start : chunk.start + chunk.n_tokens]
-            last = batch.add(chunk.slot, chunk.start, tokens, wants_logits=chunk.wants_logits)
+            end = chunk.start + chunk.n_tokens
+            tokens += chunk.sequence.tokens[chunk.start : end]
+            positions += range(chunk.start, end)
+            slots += [chunk.slot] * chunk.n_tokens
             if chunk.wants_logits:
-                outputs.append(last)
-        if batch.struct.n_tokens == 1 and lone_slot is not None:
-            batch.add(lone_slot, 0, chunks[0].sequence.tokens[:1], wants_logits=False)
+                outputs.append(len(tokens) - 1)
+        has_prompts = len(tokens) > len(chunks)
+        if len(tokens) == 1 and lone_slot is not None:
+            tokens.append(tokens[0])
+            positions.append(0)
+            slots.append(lone_slot)
+        self._batch.fill(tokens, positions, slots, outputs)
         try:
-            with self._threads.computing(has_prompts=any(chunk.n_tokens > 1 for chunk in chunks)):
-                self._decode()
+            self._threads.begin_step(has_prompts=has_prompts)
+            self._decode()
+            self._threads.end_step()
         finally:
             if lone_slot is not None:
                 self.release(lone_slot)
@@ -155,13 +158,16 @@ class Context:
             case code:
                 raise BackendFatal(f"llama_decode returned {code}")
 
-    def logits(self, output: int) -> Logits:
-        """The raw logits at a batch index, shape (n_vocab,); valid until the next decode."""
-        address = _get_logits(self.handle, output)
-        row = self._rows.get(address)
-        if row is None:  # llama.cpp has moved its output buffer
-            if len(self._rows) > self._n_rows_max:
-                self._rows.clear()
-            values = (ctypes.c_float * self._n_vocab).from_address(address)
-            row = self._rows[address] = np.ctypeslib.as_array(values)
-        return row
+    def logits(self, n_outputs: int) -> Logits:
+        """The raw logits of the latest decode, shape (n_outputs, n_vocab), in the batch's order.
+
+        Valid until the next decode.
+        """
+        key = _get_logits(self.handle), n_outputs
+        logits = self._logits.get(key)
+        if logits is None:
+            if len(self._logits) > self._n_outputs_max:  # llama.cpp has moved its output buffer
+                self._logits.clear()
+            values = (ctypes.c_float * (n_outputs * self._n_vocab)).from_address(key[0])
+            logits = self._logits[key] = np.ctypeslib.as_array(values).reshape(n_outputs, self._n_vocab)
+        return logits

@@ -6,11 +6,9 @@ poll for the next graph before they sleep is set here.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import logging
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from appliance import logs
@@ -53,28 +51,35 @@ class ComputeThreads:
         # By their size. A pool stays when another takes its place: the backend still has its address.
         self._pools: dict[int, ctypes.c_void_p] = {}
         self._attach(max(n_threads, n_threads_batch))
+        self._n_used = 0
+        self._wall_s = self._cpu_s = 0.0
 
     def close(self) -> None:
         """Ends the threads; the context must be gone."""
         for pool in self._pools.values():
             cpu_function("ggml_threadpool_free", None, [ctypes.c_void_p])(pool)
 
-    @contextlib.contextmanager
-    def computing(self, *, has_prompts: bool) -> Iterator[None]:
-        """Chooses the threads for the step that is computed inside the block."""
+    def begin_step(self, *, has_prompts: bool) -> None:
+        """Chooses the threads for the step that is computed next."""
         # llama.cpp calls any step of more than one token a batch, also one in which sequences only decode.
-        wanted = self._n_threads_batch if has_prompts else self._n_threads
-        allowed = self._governor.n_threads if self._governor is not None else wanted
-        n_threads = min(wanted, allowed)
-        if allowed != self._n_attached and self._governor is not None:
-            log.debug(logs.event("compute_threads", n_threads=allowed, lost=round(self._governor.lost, 2)))
-            self._attach(allowed)
-        lib.llama_set_n_threads(self._context, n_threads, n_threads)
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
-        yield
-        if self._governor is not None and n_threads == allowed:
+        n_threads = self._n_threads_batch if has_prompts else self._n_threads
+        if self._governor is not None:
+            allowed = self._governor.n_threads
+            if allowed != self._n_attached:
+                log.debug(logs.event("compute_threads", n_threads=allowed, lost=round(self._governor.lost, 2)))
+                self._attach(allowed)
+            n_threads = min(n_threads, allowed)
+        if n_threads != self._n_used:
+            lib.llama_set_n_threads(self._context, n_threads, n_threads)
+            self._n_used = n_threads
+        self._wall_s, self._cpu_s = time.perf_counter(), time.process_time()
+
+    def end_step(self) -> None:
+        """The step has been computed."""
+        if self._governor is not None and self._n_used == self._governor.n_threads:
             now_s = time.perf_counter()
-            self._governor.observe(now_s=now_s, wall_s=now_s - wall_s, cpu_s=time.process_time() - cpu_s)
+            cpu_s = time.process_time() - self._cpu_s
+            self._governor.observe(now_s=now_s, wall_s=now_s - self._wall_s, cpu_s=cpu_s)
 
     def _attach(self, n_threads: int) -> None:
         if n_threads not in self._pools:
