@@ -38,7 +38,8 @@ class Observer:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
         context = RequestContext(request_id, arrived_at=loop.time())
-        scope.setdefault("state", {})["context"] = context
+        # Streams send what follows their start by the server's own function, past what stands around the routes.
+        scope.setdefault("state", {}).update(context=context, server_send=send)
         header = (b"x-request-id", request_id.encode())
         status = 0
 

@@ -46,16 +46,18 @@ class EventStreamResponse(Response):
         self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.create_task(self._send_all(send))
-        keeping_alive = asyncio.create_task(self._keep_alive(send))
+        server_send = scope["state"]["server_send"]
+        sending = asyncio.create_task(self._send_all(send, server_send))
+        keeping_alive = asyncio.create_task(self._keep_alive(server_send))
         try:
             await _until_left(sending, receive)
         finally:
             keeping_alive.cancel()
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, start: Send, send: Send) -> None:
+        """``start`` sends the head, ``send`` what follows."""
         loop = asyncio.get_running_loop()
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await start({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
             await send(_body(self._first))
             async for chunk in self._chunks:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
+from typing import cast
 
 from appliance import logs
 from appliance.engine.messages import (
@@ -131,8 +132,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has another base
 
     def data_received(self, data: bytes) -> None:
         try:
