@@ -17,7 +17,7 @@ from bench.disturbance import Meter
 from bench.errors import BenchError
 from bench.ggufs import find_gguf
 from bench.progress import Progress
-from bench.results import FOLDER, make_result, read_results, write_result
+from bench.results import FOLDER, delete_result, make_result, read_results, write_result
 from bench.rounds import LIMIT
 from bench.table import plain, write_readme
 from bench.workloads.registry import all_workloads
@@ -61,6 +61,7 @@ async def _run(choice: cli.Choice, scratch: Path, say: Progress) -> int:
                     measured = await workload.run(bench)
                 except BenchError as error:
                     say(f"  failed: {error}")
+                    delete_result(workload, gguf, choice.results)  # else the table would show an earlier one as today's
                     n_failed += 1
                     await bench.stop_servers()
                     continue

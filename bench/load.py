@@ -53,6 +53,8 @@ async def finish_all(exchanges: Sequence[Exchange], *, timeout_s: float = TIMEOU
             exchange.abort()
     for answer in answers:
         check(answer)
+        if not answer.is_complete:
+            raise BenchError(f"a server broke an answer off after {answer.n_tokens} tokens")
     return answers
 
 

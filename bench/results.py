@@ -58,12 +58,20 @@ def make_result(
 def write_result(result: Result, folder: Path) -> Path:
     """Writes the result's file, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    kind = f".{result.gguf_type.lower()}" if result.gguf_type else ""
-    path = folder / f"{result.workload}{kind}.json"
+    path = _path(folder, result.workload, result.gguf_type)
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     os.replace(part, path)
     return path
+
+
+def delete_result(workload: Workload, gguf: Gguf, folder: Path) -> None:
+    """Deletes what an earlier run found, if there is anything."""
+    _path(folder, workload.name, gguf.type if workload.has_model else None).unlink(missing_ok=True)
+
+
+def _path(folder: Path, workload: str, gguf_type: str | None) -> Path:
+    return folder / (f"{workload}.{gguf_type.lower()}.json" if gguf_type else f"{workload}.json")
 
 
 def read_results(folder: Path, order: tuple[str, ...]) -> list[Result]:

@@ -38,7 +38,7 @@ KEYS = ("bench-first-key-0000", "bench-other-key-0000")
 WATCH_EVERY_S = 2.0
 SAY_EVERY_S = 20.0
 # Between the last two fifths of the time; an allocator's own book-keeping stays below it.
-MAX_GROWTH_RATIO = 1.02
+MAX_GROWTH_RATIO = 1.005
 MAX_GROWTH_BYTES = 2 << 20
 # A prompt that leaves so little of the context makes the engine drop all that it retains.
 FLUSH_RATIO = 0.97
@@ -118,9 +118,14 @@ async def _run(minutes: float, wanted: str, n_threads: int, seed: int, scratch: 
         load = Load(server.endpoint, KEYS, N_CTX, seed)
         watched: list[Watched] = []
         watching = asyncio.create_task(_watch(server, admin, load, watched, say))
+        sending = asyncio.create_task(load.run(60 * minutes))
         try:
-            await load.run(60 * minutes)
+            await asyncio.wait((sending, watching), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                raise BenchError(f"the server can't be watched any longer: {watching.exception()!r}")
+            await sending
         finally:
+            sending.cancel()
             watching.cancel()
         say("all requests have ended; looking at what is left")
         idle = await _look(server, admin, at_s=60 * minutes)

@@ -33,10 +33,11 @@ class Request:
     max_tokens: int
     patience_s: float | None
     key: str
+    is_too_long: bool = False
 
 
 class Load:
-    """Counts what became of every request: ``completed``, ``left``, ``refused_STATUS`` or ``unanswered``."""
+    """Counts what became of every request: ``completed``, ``left``, ``refused`` or ``unanswered``."""
 
     def __init__(self, endpoint: Endpoint, keys: tuple[str, ...], n_ctx: int, seed: int) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -77,7 +78,8 @@ class Load:
         self._n_made += 1
         number = self._n_made
         if draw.random() < 0.02:  # more than fits: must be refused
-            return Request(words(2 * self._n_ctx, self._seed, number), 8, None, draw.choice(self._keys))
+            prompt = words(2 * self._n_ctx, self._seed, number)
+            return Request(prompt, 8, None, draw.choice(self._keys), is_too_long=True)
         prompt = words(_size(draw, _MEAN_PROMPT, _LONGEST_PROMPT), self._seed, number)
         if draw.random() < 0.5:
             prefix = words(draw.randint(50, 400), self._seed, "prefix", draw.randrange(_N_PREFIXES))
@@ -101,12 +103,15 @@ class Load:
         except OSError as error:
             self._note("unanswered", str(error))
             return
-        if answer.status not in (0, 200):
-            self._note(f"refused_{answer.status}", "")
+        if request.is_too_long and answer.status == 400:
+            self._note("refused", "")
+        elif request.is_too_long:
+            self._note("unanswered", f"a prompt that is too long had status {answer.status}")
         elif answer.is_complete and answer.error is None and answer.n_tokens == request.max_tokens:
             self._note("completed", "")
         else:
-            self._note("unanswered", answer.error or f"it ended after {answer.n_tokens} of {request.max_tokens} tokens")
+            found = f"status {answer.status}, ended after {answer.n_tokens} of {request.max_tokens} tokens"
+            self._note("unanswered", answer.error or found)
 
     def _note(self, outcome: str, complaint: str) -> None:
         self.outcomes[outcome] += 1

@@ -7,6 +7,7 @@ longer than one chunk.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ from appliance.engine.slots import Copy, Release, Slots
 MIN_SHARED_TOKENS = 16
 # Room left for each running sequence to go on before another is let in, lest it be preempted at once.
 HEADROOM_TOKENS = 16
-# How many waiting sequences one step looks past for one whose prefix isn't being computed.
+# How many of a key's waiting sequences one step looks past for one whose prefix isn't being computed.
 MAX_PASSED_OVER = 16
 # What is freed before a seeded sequence starts, as a part of all cells and slots: while it runs, freed cells would be
 # taken out of order, and its attention rounds in the order of its cells.
@@ -132,6 +133,7 @@ class Scheduler:
     def finish(self, sequence: Sequence) -> None:
         """Takes a sequence out, whatever its state; what it computed is retained for later prompts."""
         self._order.remove(sequence)
+        self._forget_left_slot(sequence)
         if sequence.slot is not None:
             # Even where nothing is reused: freed cells would be taken by those that run, out of their order.
             self._slots.retain(self._leave_slot(sequence))
@@ -139,6 +141,7 @@ class Scheduler:
     def discard(self, sequence: Sequence) -> None:
         """As :meth:`finish`, but nothing of it is kept: what it computed may be wrong."""
         self._order.remove(sequence)
+        self._forget_left_slot(sequence)
         if sequence.slot is not None:
             self._slots.release(self._leave_slot(sequence))
 
@@ -177,12 +180,12 @@ class Scheduler:
                 sequence.tokens.append(next(tokens))
 
     def yield_room(self) -> bool:
-        """Frees what is retained and the youngest sequence's room, and lets none in until a step has been computed.
+        """Frees what is retained and a sequence's room, and lets none in until a step has been computed.
 
         False if at most one sequence is running.
         """
         self._is_admission_held = True
-        if not self._preempt_youngest():
+        if not self._preempt_one():
             return False
         self.drop_retained()
         return True
@@ -219,29 +222,39 @@ class Scheduler:
     def _make_room(self) -> None:
         """Sees to it that all that running sequences still have to compute fits: evicts, then preempts."""
         while self._slots.n_free_cells < self._n_reserved:
-            if not self._slots.evict_one() and not self._preempt_youngest():
+            if not self._slots.evict_one() and not self._preempt_one():
                 raise AssertionError("one sequence alone does not fit; it must not have been added")
 
     def _admit(self) -> None:
         """Gives slots to waiting sequences, in their order, while there is room or somebody must make way."""
         passed_over: set[Sequence] = set()
-        while len(passed_over) < MAX_PASSED_OVER:
-            sequence = self._order.next_waiting(passed_over)
+        n_passed_over: Counter[str] = Counter()
+        closed_keys: set[str] = set()
+        while True:
+            sequence = self._order.next_waiting(passed_over, closed_keys)
             if sequence is None:
                 return
             if self._is_computed_soon(sequence):
                 passed_over.add(sequence)
+                n_passed_over[sequence.key] += 1
+                if n_passed_over[sequence.key] == MAX_PASSED_OVER:
+                    closed_keys.add(sequence.key)
             elif not self._start(sequence, passed_over):
                 return
 
     def _is_computed_soon(self, sequence: Sequence) -> bool:
-        """Whether a running sequence is about to compute a longer prefix of this one than is there now."""
+        """Whether a running sequence is about to compute a longer prefix of this one than is there now.
+
+        One of a lower class isn't: its prompt has to wait for all others.
+        """
         if not self._may_reuse(sequence) or not any(other.n_pending > 1 for other in self._running):
             return False
         wanted = sequence.tokens[:-1]
         n_now, _ = self._slots.tree.match(sequence.scope, wanted, exact=sequence.exact)
         for other in self._running:
             if other.scope != sequence.scope or (sequence.exact and not other.exact) or other.n_pending < 2:
+                continue
+            if self._order.comes_before(sequence, other):
                 continue
             n_shared = common_prefix(other.tokens[:-1], wanted, 0)
             if other.n_computed < n_shared:
@@ -259,11 +272,12 @@ class Scheduler:
         Those that make way join the ``passed_over``: they don't come back in the same step.
         """
         while (scarce := self._try_start(sequence)) is not None:
-            victim = self._victim_for(sequence, scarce)
-            if victim is None:
+            victims = self._victims_for(sequence, scarce)
+            if not victims:
                 return False
-            self._preempt(victim)
-            passed_over.add(victim)
+            for victim in victims:
+                self._preempt(victim)
+            passed_over.update(victims)
         return True
 
     def _try_start(self, sequence: Sequence) -> Scarce | None:
@@ -289,6 +303,7 @@ class Scheduler:
         slot = self._slots.take(sequence.scope, source, n_reused)
         if slot is None:
             return "slots"
+        self._forget_left_slot(sequence)
         sequence.slot = slot
         sequence.n_computed = n_reused
         if sequence.n_cached is None:
@@ -297,27 +312,36 @@ class Scheduler:
         self._order.start(sequence)
         return None
 
-    def _victim_for(self, sequence: Sequence, scarce: Scarce) -> Sequence | None:
-        """The running sequence that must make way for a waiting one, if any must."""
+    def _victims_for(self, sequence: Sequence, scarce: Scarce) -> list[Sequence]:
+        """The running sequences that must make way for a waiting one; none if it has to wait all the same."""
         lower = self._order.of_lower_class(sequence)
-        staying = [other for other in self._running if other not in lower]
-        if lower and (scarce == "slots" or self._can_free(len(sequence.tokens), staying, keep=None)):
-            return lower[0]
-        return self._order.above_its_share(sequence, self._used_by_key(sequence, scarce))
+        staying = list(self._running)
+        victims: list[Sequence] = []
+        while not victims if scarce == "slots" else not self._can_free(len(sequence.tokens), staying, keep=None):
+            if lower:
+                victim: Sequence | None = lower.pop(0)
+            else:
+                victim = self._order.above_its_share(sequence, self._used_by(staying, scarce, sequence), staying)
+            if victim is None:
+                return []
+            staying.remove(victim)
+            victims.append(victim)
+        return victims
 
-    def _used_by_key(self, sequence: Sequence, scarce: Scarce) -> dict[str, float]:
-        """The part of the slots or cells that each key's running sequences have, ``sequence`` included."""
+    def _used_by(self, running: list[Sequence], scarce: Scarce, sequence: Sequence | None = None) -> dict[str, float]:
+        """The part of the slots or cells that each key has with what is ``running``, and with ``sequence``."""
         slots: dict[str, set[int]] = {}
-        for other in self._running:
+        for other in running:
             if other.slot is not None:
                 slots.setdefault(other.key, set()).add(other.slot)
         if scarce == "slots":
             used = {key: len(held) / self._max_running for key, held in slots.items()}
-            if sequence.key in used:  # one slot is never more than a key's share
+            if sequence is not None and sequence.key in used:  # one slot is never more than a key's share
                 used[sequence.key] += 1 / self._max_running
             return used
         used = {key: self._slots.tree.n_held(held) / self._slots.n_ctx for key, held in slots.items()}
-        used[sequence.key] = used.get(sequence.key, 0.0) + len(sequence.tokens) / self._slots.n_ctx
+        if sequence is not None:
+            used[sequence.key] = used.get(sequence.key, 0.0) + len(sequence.tokens) / self._slots.n_ctx
         return used
 
     @property
@@ -346,19 +370,26 @@ class Scheduler:
     def _slots_of(sequences: list[Sequence]) -> list[int]:
         return [sequence.slot for sequence in sequences if sequence.slot is not None]
 
-    def _preempt_youngest(self) -> bool:
-        """Sends the youngest sequence of the lowest class back to the queue; false if at most one is running."""
+    def _preempt_one(self) -> bool:
+        """Sends the sequence that is first to go back to the queue; false if at most one is running."""
         if len(self._running) < 2:
             return False
-        self._preempt(self._order.youngest_of_the_lowest_class())
+        self._preempt(self._order.first_to_go(self._used_by(self._running, "cells")))
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
         """Sends a running sequence back to the queue. What it computed is retained while room lasts."""
-        self._slots.retain(self._leave_slot(sequence))
+        sequence.left_slot = self._leave_slot(sequence)
+        self._slots.retain(sequence.left_slot, is_awaited=True)
         sequence.n_computed = 0
         self._order.put_back(sequence)
         self.n_preempted += 1
+
+    def _forget_left_slot(self, sequence: Sequence) -> None:
+        """A sequence that had made way won't come back for its cells."""
+        if sequence.left_slot is not None:
+            self._slots.no_longer_awaited(sequence.left_slot)
+            sequence.left_slot = None
 
     def _leave_slot(self, sequence: Sequence) -> int:
         """Takes a sequence off those that run; the slot that it had."""

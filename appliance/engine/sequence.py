@@ -29,6 +29,8 @@ class Sequence:
     exact: bool = False
     top_logprobs: int | None = None
     slot: int | None = None
+    # The slot in which it was when it made way for another.
+    left_slot: int | None = None
     n_computed: int = 0
     # Tokens of the prompt that were taken from another sequence when this one first got its slot.
     n_cached: int | None = field(default=None)

@@ -39,6 +39,7 @@ class Slots:
         self._scopes: dict[int, str] = {}
         self._free = list(reversed(range(n_seq_max)))
         self._retained: dict[int, None] = {}  # least recently used first
+        self._awaited: set[int] = set()  # those of the retained whose sequence has only made way for another
         self._operations: list[Copy | Release] = []
 
     @property
@@ -57,7 +58,7 @@ class Slots:
         """A slot that holds the first ``n_reused`` tokens of ``source``, or None if all are in use."""
         if source in self._retained:
             if len(self.tree.tokens(source)) == n_reused:
-                del self._retained[source]  # all of it is wanted: go on in place
+                self._leave_retained(source)  # all of it is wanted: go on in place
                 return source
             self._retained[source] = self._retained.pop(source)  # used most recently
         if not self._free and not self.evict_one(keep=source):
@@ -71,9 +72,16 @@ class Slots:
             self._operations.append(Copy(source, slot, n_reused))
         return slot
 
-    def retain(self, slot: int) -> None:
-        """Keeps what a slot holds until its room is wanted."""
+    def retain(self, slot: int, *, is_awaited: bool = False) -> None:
+        """Keeps what a slot holds until its room is wanted; ``is_awaited``: its sequence waits to go on with it."""
         self._retained[slot] = None
+        if is_awaited:
+            self._awaited.add(slot)
+        self._may_be_above_limit = True
+
+    def no_longer_awaited(self, slot: int) -> None:
+        """As if the slot had been retained after its sequence's end. It may have been freed meanwhile."""
+        self._awaited.discard(slot)
         self._may_be_above_limit = True
 
     def release(self, slot: int) -> None:
@@ -86,9 +94,7 @@ class Slots:
         """Frees the slot that was retained longest ago; false if there is none but ``keep``."""
         for slot in self._retained:
             if slot != keep:
-                del self._retained[slot]
-                self.release(slot)
-                self.n_evicted += 1
+                self._evict(slot)
                 return True
         return False
 
@@ -104,11 +110,22 @@ class Slots:
         if not self._may_be_above_limit:
             return
         self._may_be_above_limit = False
-        n_in_use = self.tree.n_held(set(in_use))
-        while len(self._retained) > 1 and self.tree.n_cells - n_in_use > self._retention.limit:
-            slot = next(iter(self._retained))
+        n_in_use = self.tree.n_held({*in_use, *self._awaited})
+        unlikely = [slot for slot in self._retained if slot not in self._awaited]
+        for slot in unlikely[:-1]:
+            if self.tree.n_cells - n_in_use <= self._retention.limit:
+                return
             self._retention.remember(self._scopes[slot], self.tree.tokens(slot))
-            self.evict_one()
+            self._evict(slot)
+
+    def _evict(self, slot: int) -> None:
+        self._leave_retained(slot)
+        self.release(slot)
+        self.n_evicted += 1
+
+    def _leave_retained(self, slot: int) -> None:
+        del self._retained[slot]
+        self._awaited.discard(slot)
 
     def can_free(self, n_cells: int, *, in_use: Iterable[int], keep: int | None) -> bool:
         """Whether evicting all but ``keep`` leaves ``n_cells`` beside what the slots ``in_use`` hold."""
@@ -126,6 +143,7 @@ class Slots:
         """Raises AssertionError if the books don't agree with each other, or with the slots that are ``in_use``."""
         retained, free = set(self._retained), set(self._free)
         assert not in_use & retained, "a retained slot is in use"
+        assert self._awaited <= retained, "an awaited slot is not retained"
         assert not (in_use | retained) & free, "a slot in use is free"
         assert len(free) == len(self._free), "a slot is free twice"
         assert self.tree.slots() == in_use | retained, "the tree holds other slots"

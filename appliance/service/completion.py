@@ -8,7 +8,7 @@ import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from appliance.engine.messages import Event, Finished
+from appliance.engine.messages import Event, Finished, Piece
 from appliance.service.generation import Answer, Generation
 
 
@@ -66,6 +66,8 @@ class Completion:
             try:
                 async with contextlib.aclosing(generation.events()) as batches:
                     async for events in batches:
+                        # Text in the queue will leave, whatever becomes of the engine meanwhile.
+                        generation.is_committed |= any(isinstance(event, Piece) for event in events)
                         await merged.put((number, events))
             except Exception as error:  # handed on to the reader of the stream
                 await merged.put(error)

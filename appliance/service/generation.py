@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
@@ -141,14 +142,18 @@ class Generation:
     def _note(self, events: Sequence[Event]) -> None:
         """Keeps what the status, the log and the metrics want to know."""
         now = asyncio.get_running_loop().time()
+        n_pieces = Counter(event.index for event in events if isinstance(event, Piece))
         for event in events:
             match event:
                 case Piece(_, index, _, _):
                     self.n_pieces += 1
                     before = self._last_piece_at.get(index)
-                    self._last_piece_at[index] = now
+                    # Those that come together were computed one after the other since the last that came.
+                    at = now if before is None else before + (now - before) / n_pieces[index]
+                    n_pieces[index] -= 1
+                    self._last_piece_at[index] = at
                     if before is not None:
-                        self._activity.metrics.saw_next_token(now - before)
+                        self._activity.metrics.saw_next_token(at - before)
                     elif self.ttft_s is None:
                         self.state = "decode"
                         self.ttft_s = now - self.context.arrived_at

@@ -50,7 +50,7 @@ def main() -> None:
 def _time_samples(backend: LlamaBackend) -> list[float]:
     """A list that gets the seconds of each call from now on."""
     times_s: list[float] = []
-    sample = backend._sample
+    sample = backend._sample_all
 
     def timed(*arguments: Any) -> Any:
         started_s = time.perf_counter()
@@ -58,7 +58,7 @@ def _time_samples(backend: LlamaBackend) -> list[float]:
         times_s.append(time.perf_counter() - started_s)
         return result
 
-    backend._sample = timed  # type: ignore[method-assign, assignment]
+    backend._sample_all = timed  # type: ignore[method-assign, assignment]
     return times_s
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import tempfile
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ from pathlib import Path
 from bench.bench import Bench
 from bench.client import Endpoint, Exchange
 from bench.errors import NoAnswer
-from bench.figures import Figure
+from bench.figures import Figure, Target
 from bench.load import check, complete, no_collection, start, start_all
 from bench.peers.appliance import Appliance
 from bench.prompts import words
@@ -39,9 +40,10 @@ class Fairness:
     n_ctx = 16384
     n_slots = 8
     figures = (
+        Figure("delay_ratio", "the short one's delay / the time of one of the long ones", Target("at most", 1.0)),
         Figure("beside_s", "the short one's latency beside them"),
         Figure("alone_s", "its latency alone"),
-        Figure("beside_to_alone_ratio", "beside / alone"),
+        Figure("long_s", "the time of a long one, at the pace that those that run have"),
     )
 
     async def run(self, bench: Bench) -> Measured:
@@ -84,10 +86,14 @@ async def _measure(endpoint: Endpoint, round_number: int) -> Sample:
         finally:
             for one in crowd:
                 one.abort()
+    # A key's fair share is half of the slots: more than one request, each at the pace of all that run.
+    paces_s = [answer.tpot_s for answer in (one.answer() for one in crowd) if len(answer.text_times_s) > 2]
+    long_s = N_LONG_TOKENS * statistics.median(paces_s)
     figures = {
+        "delay_ratio": (beside_s - alone.latency_s) / long_s,
         "beside_s": beside_s,
         "alone_s": alone.latency_s,
-        "beside_to_alone_ratio": beside_s / alone.latency_s,
+        "long_s": long_s,
     }
     return Sample(figures, {"has_ended": beside_s < PATIENCE_S})
 

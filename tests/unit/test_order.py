@@ -226,3 +226,149 @@ def test_a_batch_sequence_that_has_waited_long_is_served_like_the_others() -> No
         sched.finish(one)
     step(sched)
     assert is_running(batch)
+
+
+def test_a_batch_sequence_does_not_age_while_it_runs() -> None:
+    sched = scheduler(max_running=1, n_ctx=100_000)
+    batch = sequence(is_batch=True)
+    add(sched, batch)
+    for _ in range(AGEING_STEPS + 1):
+        step(sched)
+    interactive = sequence()
+    add(sched, interactive)
+    step(sched)
+    assert (is_running(batch), is_running(interactive)) == (False, True)
+
+
+def test_a_key_that_only_went_on_with_an_answer_has_saved_nothing_up() -> None:
+    sched = scheduler(n_ctx=100_000, n_batch=8, n_seq_max=16, max_running=8)
+    add(sched, sequence(key="patient"))
+    busy = [sequence(key="busy", prompt=30) for _ in range(40)]
+    add(sched, *busy)
+    run_with_answers_of(sched, busy, n_completion=2, n_steps=250)
+    assert not busy
+    add(sched, *[sequence(key="patient", prompt=300) for _ in range(4)])
+    step(sched)
+    single = sequence(key="busy", prompt=6)
+    add(sched, single)
+    for _ in range(40):  # as many tokens as its key had in eight slots when the last one started
+        step(sched)
+    assert single.n_completion > 0
+
+
+def test_a_newcomer_does_not_profit_from_a_key_that_asks_for_little() -> None:
+    sched = scheduler(n_ctx=100_000, n_batch=8, n_seq_max=16, max_running=8)
+    busy = [sequence(key="busy", prompt=30) for _ in range(60)]
+    add(sched, sequence(key="little"), *busy)
+    run_with_answers_of(sched, busy, n_completion=2, n_steps=120)
+    assert busy
+    add(sched, *[sequence(key="new", prompt=300) for _ in range(4)])
+    tokens = {"busy": 0, "new": 0, "little": 0}
+    for _ in range(12):
+        for key, n_tokens in step(sched).items():
+            tokens[key] += n_tokens
+    assert tokens["busy"] > 0.3 * tokens["new"]
+
+
+def test_whoever_has_fewer_slots_than_its_share_comes_before_those_who_may_not_have_another() -> None:
+    sched = scheduler(n_ctx=10_000, n_seq_max=16, max_running=8)
+    add(sched, *[sequence(key="hog") for _ in range(8)])
+    step(sched)
+    for key in "xwvu":
+        add(sched, *[sequence(key=key) for _ in range(4)])
+        step(sched)
+    late = sequence(key="late")
+    add(sched, late)
+    sched._order.charge(late, 10_000)  # its key has had more than they
+    step(sched)
+    assert is_running(late)
+
+
+def test_an_interactive_prompt_does_not_wait_for_its_prefix_in_the_batch_class() -> None:
+    sched = scheduler(n_ctx=10_000, n_batch=8, max_running=4)
+    document = list(range(200))
+    add(sched, sequence(key="a", prompt=document, is_batch=True))
+    step(sched)
+    add(sched, sequence(key="b", prompt=900), sequence(key="c", prompt=900))
+    interactive = sequence(key="a", prompt=[*document, 7])
+    add(sched, interactive)
+    step(sched)
+    assert is_running(interactive)
+
+
+def test_many_requests_that_wait_for_a_prefix_do_not_hide_another_keys() -> None:
+    sched = scheduler(n_ctx=10_000, n_batch=8, n_seq_max=16, max_running=8)
+    document = list(range(400))
+    add(sched, *[sequence(key="a", prompt=[*document, 1000 + number]) for number in range(40)])
+    step(sched)
+    other = sequence(key="b")
+    add(sched, other)
+    sched._order.charge(other, 10_000)  # its key has had more than they
+    step(sched)
+    assert is_running(other)
+
+
+def test_nobody_makes_way_in_vain() -> None:
+    sched = scheduler(n_ctx=400, max_running=8)
+    hog = [sequence(key="hog", prompt=n) for n in (120, 20, 20)]
+    others = [sequence(key="c", prompt=130), sequence(key="d", prompt=5)]
+    add(sched, *hog, *others)
+    for _ in range(8):
+        step(sched)
+    assert all(map(is_running, (*hog, *others)))
+    add(sched, sequence(key="late", prompt=90))
+    step(sched)
+    assert sched.n_preempted == 0
+    assert all(map(is_running, hog))
+
+
+def test_what_made_way_keeps_its_cells_where_little_else_is_kept() -> None:
+    sched = scheduler(n_ctx=2000, max_running=2)
+    for _ in range(100):  # prompts that find nothing: hardly anything is retained any longer
+        one = sequence(prompt=20)
+        add(sched, one)
+        step(sched)
+        sched.finish(one)
+    hog = [sequence(key="hog", prompt=300) for _ in range(2)]
+    add(sched, *hog)
+    while any(one.n_completion < 3 for one in hog):
+        step(sched)
+    for _ in range(3):
+        single = sequence(key="single", prompt=20)
+        add(sched, single)
+        step(sched)
+        assert not is_running(hog[1])
+        sched.finish(single)
+        assert step(sched)["hog"] == 2, "nothing was computed again"
+
+
+def test_the_cells_of_one_that_was_left_while_it_waited_are_dropped_like_others() -> None:
+    sched = scheduler(n_ctx=2000, max_running=2)
+    hog = [sequence(key="hog", prompt=300) for _ in range(2)]
+    add(sched, *hog)
+    while any(one.n_completion < 3 for one in hog):
+        step(sched)
+    add(sched, single := sequence(key="single", prompt=20))
+    step(sched)
+    sched.finish(hog[1])
+    for _ in range(100):
+        sched.finish(single)
+        add(sched, single := sequence(key="single", prompt=20))
+        step(sched)
+    assert sched.n_cells_used < 300 + 20 * 10
+
+
+def test_when_cells_run_out_the_key_that_uses_most_for_its_share_makes_way() -> None:
+    sched = scheduler(n_ctx=300, max_running=8)
+    hog = [sequence(key="hog", prompt=30) for _ in range(4)]
+    add(sched, *hog)
+    for _ in range(5):
+        step(sched)
+    modest = [sequence(key="modest", prompt=10) for _ in range(2)]
+    add(sched, *modest)
+    step(sched)
+    assert all(map(is_running, (*hog, *modest)))
+    while sched.n_preempted == 0:
+        step(sched)
+    assert all(map(is_running, modest))
+    assert sum(map(is_running, hog)) == 3

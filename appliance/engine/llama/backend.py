@@ -105,12 +105,14 @@ class LlamaBackend:
         # With several threads, llama.cpp cuts the cells of a lone token's attention among them.
         needs_company = plan.exact and self._n_threads > 1
         outputs = self._context.decode(plan.chunks, lone_slot=self._lone_slot if needs_company else None)
-        if not outputs:
-            return []
+        wanting = [chunk.sequence for chunk in plan.chunks if chunk.wants_logits]
+        return self._sample_all(wanting, outputs) if outputs else []
+
+    def _sample_all(self, sequences: list[Sequence], outputs: list[int]) -> list[Sampled]:
+        """``outputs``: the sequences' indices in the batch, in its order."""
         logits = self._context.logits(len(outputs))
         best = logits.argmax(axis=1).tolist()
-        wanting = [chunk.sequence for chunk in plan.chunks if chunk.wants_logits]
-        return list(map(self._sample, wanting, outputs, logits, best))
+        return list(map(self._sample, sequences, outputs, logits, best))
 
     def _sample(self, sequence: Sequence, output: int, logits: Logits, best: int) -> Sampled:
         """``output`` is the sequence's index in the batch; ``best`` has the greatest of its ``logits``."""

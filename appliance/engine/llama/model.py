@@ -45,7 +45,13 @@ class Model:
 
     @property
     def can_cut_memory(self) -> bool:
-        """Whether the KV cache can be cut at any position; recurrent states can't."""
+        """Whether the KV cache can be cut at any position.
+
+        Recurrent states can't. With sliding-window attention, llama.cpp overwrites cells that a sequence's own later
+        tokens don't see any more, but one that begins with its prefix would.
+        """
+        if lib.llama_model_n_swa(self.handle) > 0:
+            return False
         return not (lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle))
 
     def tokenize(self, parts: tuple[PromptPart, ...]) -> list[int]:
