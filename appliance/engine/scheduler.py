@@ -317,11 +317,10 @@ class Scheduler:
         lower = self._order.of_lower_class(sequence)
         staying = list(self._running)
         victims: list[Sequence] = []
-        while not victims if scarce == "slots" else not self._can_free(len(sequence.tokens), staying, keep=None):
-            if lower:
-                victim: Sequence | None = lower.pop(0)
-            else:
-                victim = self._order.above_its_share(sequence, self._used_by(staying, scarce, sequence), staying)
+        # One makes way for a slot; for cells, as many as it takes.
+        while not (victims if scarce == "slots" else self._can_free(len(sequence.tokens), staying, keep=None)):
+            used = self._used_by(staying, scarce, sequence)
+            victim = lower.pop(0) if lower else self._order.above_its_share(sequence, used, staying)
             if victim is None:
                 return []
             staying.remove(victim)

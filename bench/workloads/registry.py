@@ -10,7 +10,7 @@ from bench.workloads.http import DISTINCT_CONTEXTS, LONG_PROMPT, ONE_STREAM, SHA
 from bench.workloads.idle import Idle
 from bench.workloads.vocabulary import Vocabulary
 
-# They have no target; a quick run leaves them out unless they are asked for.
+# A quick run leaves them out, for they take minutes, unless they are asked for.
 NOT_QUICK = frozenset({DISTINCT_CONTEXTS.name, Fairness.name})
 
 
