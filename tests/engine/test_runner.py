@@ -219,3 +219,11 @@ def test_no_text_waits_for_a_prompt() -> None:
     clock.submit("1" * 40)  # takes several steps, of which each may be long
     assert [clock.step(0.001) for _ in range(5)] == [1, 1, 1, 1, 1]
     assert clock.step(0.001) + clock.step(0.001) <= 1
+
+
+def test_no_text_waits_while_a_request_does() -> None:
+    clock = SlowClock()
+    for _ in range(5):  # one more than there are slots: its prompt may be in any step
+        clock.submit("a")
+    clock.step(0.001)
+    assert [clock.step(0.001) for _ in range(4)] == [1, 1, 1, 1]

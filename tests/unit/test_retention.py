@@ -7,6 +7,7 @@ import itertools
 from appliance.engine.retention import LEAST_RATIO
 from appliance.engine.scheduler import Scheduler
 from appliance.engine.sequence import Sequence
+from appliance.engine.slots import Slots
 from tests.factories import scheduler, sequence
 
 N_CTX = 4000
@@ -77,3 +78,17 @@ def test_nothing_is_dropped_while_a_seeded_sequence_runs() -> None:
             sched.apply(plan, [7 for chunk in plan.chunks if chunk.wants_logits])
         sched.finish(other)
     assert sched.n_retained == 50
+
+
+def test_what_is_awaited_stays_when_all_else_is_dropped() -> None:
+    slots = Slots(n_ctx=6400, n_seq_max=8)
+    for number, is_awaited in enumerate((True, False, False)):
+        slot = slots.take("", None, 0)
+        assert slot is not None
+        slots.tree.append(slot, [1000 * number + i for i in range(200)], exact=False)
+        slots.retain(slot, is_awaited=is_awaited)
+    for number in range(200):
+        slots.note_prompt("", [90_000 + number], None, 0, 16)
+    slots.drop_unlikely([])
+    assert slots.tree.n_cells == 400, "the awaited one, and the latest"
+    assert slots.tree.match("", list(range(200)), exact=False)[0] == 200
