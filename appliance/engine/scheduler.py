@@ -22,8 +22,8 @@ MIN_SHARED_TOKENS = 16
 HEADROOM_TOKENS = 16
 # How many of a key's waiting sequences one step looks past for one whose prefix isn't being computed.
 MAX_PASSED_OVER = 16
-# What is freed before a seeded sequence starts, as a part of all cells and slots: while it runs, freed cells would be
-# taken out of order, and its attention rounds in the order of its cells.
+# What is freed before a seeded sequence starts, as a part of all cells: its attention rounds in the order of its cells,
+# and what is freed while it runs may lie below those that it has.
 EXACT_FREE_RATIO = 0.25
 
 Scarce = Literal["slots", "cells"]
@@ -132,29 +132,19 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """Takes a sequence out, whatever its state; what it computed is retained for later prompts."""
-        self._order.remove(sequence)
-        self._forget_left_slot(sequence)
-        if sequence.slot is not None:
-            # Even where nothing is reused: freed cells would be taken by those that run, out of their order.
-            self._slots.retain(self._leave_slot(sequence))
+        self._take_out(sequence, retain=self._prefix_reuse)
 
     def discard(self, sequence: Sequence) -> None:
         """As :meth:`finish`, but nothing of it is kept: what it computed may be wrong."""
-        self._order.remove(sequence)
-        self._forget_left_slot(sequence)
-        if sequence.slot is not None:
-            self._slots.release(self._leave_slot(sequence))
+        self._take_out(sequence, retain=False)
 
     def schedule(self, limits: PromptLimits | None = None) -> StepPlan:
         """The next step. Its chunks are empty if nothing can be computed, which is so only when idle."""
-        if not self._prefix_reuse and not self._runs_exact:
-            self.drop_retained()
-        if not self._runs_exact:
-            self._slots.drop_unlikely(self._slots_of(self._running))
+        self._slots.drop_unlikely(self._slots_of(self._running))
         self._make_room()
         if self.n_waiting and (not self._is_admission_held or not self._running):
             self._admit()
-        exact = self._runs_exact
+        exact = any(sequence.exact for sequence in self._running)
         chunks = [self._chunk(sequence, 1) for sequence in self._running if sequence.n_pending == 1]
         prompts = [sequence for sequence in self._running if sequence.n_pending > 1]
         budget = self._prompt_budget(len(chunks), limits, exact=exact) if prompts else 0
@@ -296,7 +286,7 @@ class Scheduler:
         while self._slots.n_free_cells < self._n_reserved + n_pending:
             if not self._slots.evict_one(keep=source):
                 return "cells"
-        if sequence.exact and not self._runs_exact:
+        if sequence.exact:
             self._free_ahead(keep=source)
         if sequence.n_cached is None:  # not one that comes back after it has made way
             self._slots.note_prompt(sequence.scope, sequence.tokens[:-1], source, n_reused, MIN_SHARED_TOKENS)
@@ -343,15 +333,10 @@ class Scheduler:
             used[sequence.key] = used.get(sequence.key, 0.0) + len(sequence.tokens) / self._slots.n_ctx
         return used
 
-    @property
-    def _runs_exact(self) -> bool:
-        return any(sequence.exact for sequence in self._running)
-
     def _free_ahead(self, *, keep: int | None) -> None:
         """Evicts until there is room for what may come while a seeded sequence runs."""
         n_cells = int(self._slots.n_ctx * EXACT_FREE_RATIO) + self._n_reserved
-        n_slots = int(self._slots.n_seq_max * EXACT_FREE_RATIO)
-        while self._slots.n_free_cells < n_cells or self._slots.n_free_slots < n_slots:
+        while self._slots.n_free_cells < n_cells:
             if not self._slots.evict_one(keep=keep):
                 return
 
@@ -378,11 +363,26 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Sends a running sequence back to the queue. What it computed is retained while room lasts."""
-        sequence.left_slot = self._leave_slot(sequence)
-        self._slots.retain(sequence.left_slot, is_awaited=True)
+        slot = self._leave_slot(sequence)
+        if self._prefix_reuse:
+            sequence.left_slot = slot
+            self._slots.retain(slot, is_awaited=True)
+        else:
+            self._slots.release(slot)
         sequence.n_computed = 0
         self._order.put_back(sequence)
         self.n_preempted += 1
+
+    def _take_out(self, sequence: Sequence, *, retain: bool) -> None:
+        self._order.remove(sequence)
+        self._forget_left_slot(sequence)
+        if sequence.slot is None:
+            return
+        slot = self._leave_slot(sequence)
+        if retain:
+            self._slots.retain(slot)
+        else:
+            self._slots.release(slot)
 
     def _forget_left_slot(self, sequence: Sequence) -> None:
         """A sequence that had made way won't come back for its cells."""

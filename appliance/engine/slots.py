@@ -47,10 +47,6 @@ class Slots:
         return self.n_ctx - self.tree.n_cells
 
     @property
-    def n_free_slots(self) -> int:
-        return len(self._free)
-
-    @property
     def n_retained(self) -> int:
         return len(self._retained)
 

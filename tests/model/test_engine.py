@@ -192,6 +192,38 @@ def test_a_seed_gives_the_same_bits_in_a_cache_that_has_long_been_full(stored: S
         assert all(other == first for other in others)
 
 
+def test_a_seed_gives_the_same_bits_from_a_prefix_that_lies_above_freed_cells(exact_backend: LlamaBackend) -> None:
+    prompt = "It was late. " * 20 + "The sky over the harbour was"
+    from_scratch = run(engine(exact_backend, prefix_reuse=False), seeded(prompt=prompt)).popitem()[1]
+    core = engine(exact_backend)
+    run(core, submit("Enough to fill the cells below the next ones. " * 60, max_tokens=1))
+    run(core, seeded(prompt=prompt))
+    core._scheduler._slots.evict_one()
+    (from_prefix,) = run(core, seeded(prompt=prompt)).values()
+    assert finished(from_prefix).n_cached > 80
+    assert transcript(from_prefix) == transcript(from_scratch)
+
+
+def test_a_seed_gives_the_same_bits_while_others_come_and_go(exact_backend: LlamaBackend) -> None:
+    """Each of the others' cells is free again while the answer goes on, with prefix reuse off."""
+    prompt = "It was late. " * 20 + "The sky over the harbour was"
+    (alone,) = run(engine(exact_backend, prefix_reuse=False), seeded(prompt=prompt)).values()
+    core = engine(exact_backend, prefix_reuse=False)
+    events = [
+        *core.submit(submit(SAFE_PROMPTS[0] * 4, max_tokens=2)),
+        *core.submit(seeded(prompt=prompt, request_id="it")),
+    ]
+    while not core.is_idle:
+        events += core.step()
+        if core._scheduler.n_running == 1:
+            core.submit(submit(SAFE_PROMPTS[1], max_tokens=2))
+        if any(isinstance(event, Finished) and event.request_id == "it" for event in events):
+            break
+    while not core.is_idle:
+        core.step()
+    assert transcript([event for event in events if event.request_id == "it"]) == transcript(alone)
+
+
 def test_seeded_requests_that_end_one_after_another_do_not_disturb_each_other(backend: LlamaBackend) -> None:
     def request(number: int) -> Submit:
         params = SamplingParams(seed=number)

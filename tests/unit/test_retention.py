@@ -65,19 +65,19 @@ def test_another_scopes_prompts_do_not_count() -> None:
     assert sched.n_retained <= n_before + 1
 
 
-def test_nothing_is_dropped_while_a_seeded_sequence_runs() -> None:
+def test_little_is_kept_beside_a_seeded_sequence_too() -> None:
     sched = scheduler(n_ctx=N_CTX, n_seq_max=64, max_running=2, exact_batch=32)
     strangers(sched, 10)
     seeded = sequence(prompt=20, exact=True)
     sched.add(seeded)
-    for _ in range(40):
-        other = sequence(prompt=8)
+    for _ in range(200):
+        other = sequence(prompt=50)
         sched.add(other)
         while other.n_completion < 1:
             plan = sched.schedule()
             sched.apply(plan, [7 for chunk in plan.chunks if chunk.wants_logits])
         sched.finish(other)
-    assert sched.n_retained == 50
+    assert 1 <= sched.n_retained * 50 <= N_CTX * LEAST_RATIO + 100
 
 
 def test_what_is_awaited_stays_when_all_else_is_dropped() -> None:

@@ -302,17 +302,6 @@ def test_a_prefix_that_stands_in_the_way_of_its_own_reuse_is_given_up() -> None:
     assert new.n_cached == 0
 
 
-def test_while_a_seeded_sequence_runs_no_cell_is_freed_unless_it_must_be() -> None:
-    for prefix_reuse in (True, False):
-        sched = scheduler(n_ctx=200, exact_batch=20, prefix_reuse=prefix_reuse)
-        seeded, other = sequence(exact=True), sequence()
-        for seq in (seeded, other):
-            sched.add(seq)
-        step(sched)
-        sched.finish(other)
-        assert not any(isinstance(operation, Release) for _ in range(5) for operation in step(sched).memory)
-
-
 def test_room_is_freed_before_a_seeded_sequence_starts() -> None:
     sched = scheduler(n_ctx=100, n_seq_max=8, exact_batch=64)
     for _ in range(4):
