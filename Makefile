@@ -10,9 +10,10 @@ INSTALL := $(PIP) install --quiet
 RUNTIME := $(VENV)/.runtime-$(WHEEL)
 DEV     := $(VENV)/.dev-$(WHEEL)
 BENCH   := $(VENV)/.bench-$(WHEEL)
+CONVERT := $(VENV)-convert/.converter
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv test check format lock clean bench bench-full
+.PHONY: help run venv convert test check format lock clean bench bench-full
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +24,9 @@ run: $(RUNTIME) ## Install what is missing, fetch the default model and serve it
 
 venv: $(DEV) ## Install everything, with the tools for development, into .venv
 
-test: $(DEV) ## Run all tests, with the real model
+convert: $(CONVERT) ## Install the converter for `appliance models build` into .venv-convert
+
+test: $(DEV) $(CONVERT) ## Run all tests, with the real model
 	@$(BIN)/appliance models fetch
 	$(BIN)/pytest
 
@@ -50,7 +53,7 @@ bench-full: $(BENCH) ## The same with more rounds, all peers, and both files of 
 	$(BIN)/python -m bench --gguf q4_0 --gguf q4_1
 
 clean: ## Remove the virtual environment and the caches in this folder
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-convert build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(RUNTIME): requirements/build.txt requirements/runtime.txt requirements/llama.txt $(wildcard scripts/llama* scripts/patches/*) pyproject.toml
 	@./scripts/preflight.sh $(PYTHON)
@@ -70,3 +73,7 @@ $(DEV): $(RUNTIME) requirements/dev.txt
 $(BENCH): $(RUNTIME) requirements/bench.txt
 	@$(INSTALL) --require-hashes -r requirements/bench.txt
 	@rm -f $(VENV)/.bench-* && touch $@
+
+$(CONVERT): $(RUNTIME) requirements/convert.lock requirements/convert.in requirements/llama.txt scripts/converter.py
+	@$(BIN)/python scripts/converter.py $(VENV)-convert
+	@touch $@

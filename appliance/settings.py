@@ -44,6 +44,13 @@ class Settings(BaseSettings):
     models_dir: Annotated[Path, Field(description="Folder of the published model files.")] = Field(
         default_factory=lambda: _user_dir("XDG_DATA_HOME", ".local/share") / "models"
     )
+    image_models_dir: Annotated[
+        Path | None, Field(description="A second folder of published files that is only read, searched first.")
+    ] = None
+    converter_python: Annotated[
+        Path | None,
+        Field(description="Python that has the converter; unset: that of `make convert`, .venv-convert/bin/python."),
+    ] = None
     models_lock: Annotated[Path, Field(description="The file that pins every model's bytes.")] = Path("models.lock")
     model: Annotated[str | None, Field(description="Name of the model to serve; unset: the first in models.lock.")] = (
         None

@@ -20,3 +20,12 @@ compile pyproject.toml -c "$scratch/all.txt" -o requirements/runtime.txt
 compile pyproject.toml --extra dev -c "$scratch/all.txt" -o requirements/dev.txt
 compile pyproject.toml --extra bench -c "$scratch/all.txt" -o requirements/bench.txt
 compile pyproject.toml --extra tui -c "$scratch/all.txt" -o requirements/tui.txt
+# The converter's environment. torch stands in the input with its version; its hash depends on the index, and what it
+# wants of CUDA is nothing that the CPU build needs.
+compile requirements/convert.in --upgrade -o "$scratch/convert.txt"
+cuda=$(grep -oE '^(torch|triton|nvidia|cuda)[a-z0-9-]*' "$scratch/convert.txt" | sed 's/^/--no-emit-package /')
+# shellcheck disable=SC2086
+compile requirements/convert.in -c "$scratch/convert.txt" $cuda -o requirements/convert.lock
+
+# uv notes where each constraint comes from, which is a scratch folder.
+sed -i "\|$scratch|d" requirements/*.txt requirements/convert.lock

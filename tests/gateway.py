@@ -33,6 +33,7 @@ MODEL = "fake"
 HEADER = GGUFHeader(
     architecture="fake",
     n_ctx_train=256,
+    n_params=1,
     tensor_types=("F32",),
     chat_template="{{ messages[-1].content }}",
     bos_token="",

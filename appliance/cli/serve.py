@@ -58,8 +58,9 @@ def serve(
     """
     from appliance import logs, settings
     from appliance.engine.client import EngineProcess
-    from appliance.models.lock import read_lock
+    from appliance.models.lock import HubSource, read_lock
     from appliance.models.store import ModelStore
+    from appliance.state.current import CurrentVersions
     from appliance.state.folder import StateFolder
     from appliance.state.keys import AdminToken, KeyFile
 
@@ -71,10 +72,13 @@ def serve(
     with StateFolder(config.state_dir):
         admin = AdminToken(config.state_dir)
         entry = read_lock(config.models_lock).entry(config.model)
-        stored = ModelStore(config.models_dir).find(entry)
+        choice = CurrentVersions(config.state_dir).get(entry.name)
+        store = ModelStore(config.models_dir, config.image_models_dir)
+        stored = store.find(entry, choice.current if choice is not None else None)
         if stored is None:
+            verb = "build" if isinstance(entry.versions[0].source, HubSource) else "fetch"
             raise ConfigError(
-                f"the model {entry.name} is not in {config.models_dir}; run `appliance models fetch {entry.name}`"
+                f"the model {entry.name} is not in {config.models_dir}; run `appliance models {verb} {entry.name}`"
             )
         with _listen(config.host, config.port) as listener:
             spawn = partial(

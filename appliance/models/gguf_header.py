@@ -1,17 +1,17 @@
-"""What the header of a GGUF file says, read once when the file is published.
-
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-"""
+"""What serving needs to know of a GGUF file, read once when the file is published."""
 
 from __future__ import annotations
 
 import re
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from appliance.errors import ConfigError
+from appliance.models.gguf_file import GGUFFile, read_gguf
 
 
 class GGUFHeader(msgspec.Struct, frozen=True):
@@ -19,6 +19,7 @@ class GGUFHeader(msgspec.Struct, frozen=True):
 
     architecture: str
     n_ctx_train: int
+    n_params: int
     tensor_types: tuple[str, ...]
     chat_template: str | None
     bos_token: str
@@ -27,6 +28,8 @@ class GGUFHeader(msgspec.Struct, frozen=True):
     longest_token_bytes: int
 
 
+# llama.cpp's enum llama_token_type.
+_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
 # What llama.cpp takes for a control token by its text, whatever the file says of its type (llama-vocab.cpp); a few
 # ordinary tokens more do no harm here.
 _CONTROL_TEXT = re.compile(r"_?<(\|.*\||｜.*｜|[a-z]+_of_[a-z_]+|EOT|eos|bos|eot|/?s|unk|pad)>")
@@ -34,42 +37,42 @@ _CONTROL_TEXT = re.compile(r"_?<(\|.*\||｜.*｜|[a-z]+_of_[a-z_]+|EOT|eos|bos|e
 
 def read_header(path: Path) -> GGUFHeader:
     """Raises ConfigError if the file is no GGUF file or lacks what serving needs."""
-    # gguf imports slowly and is wanted at publication only.
-    from gguf import GGUFReader, TokenType
+    return header_of(read_gguf(path), path)
 
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, OSError) as error:
-        raise ConfigError(f"{path} is no readable GGUF file: {error}") from None
 
-    def value(key: str) -> Any:
-        entry = reader.get_field(key)
-        return None if entry is None else entry.contents()
+def header_of(file: GGUFFile, path: Path) -> GGUFHeader:
+    """As :func:`read_header`, of a file that was read already; ``path`` is for its errors."""
 
-    architecture = value("general.architecture")
-    n_ctx_train = value(f"{architecture}.context_length")
+    def value(key: str, kind: type | tuple[type, ...]) -> Any:
+        found = file.metadata.get(key)
+        if found is not None and not isinstance(found, kind):
+            raise ConfigError(f"{path}: {key} in its header is {type(found).__name__}, which it can't be")
+        return found
+
+    architecture = value("general.architecture", str)
+    n_ctx_train = value(f"{architecture}.context_length", int)
     if architecture is None or n_ctx_train is None:
         raise ConfigError(f"{path} has no general.architecture or no context length in its header")
-    tokens: list[str] = value("tokenizer.ggml.tokens") or []
+    tokens: list[str] = value("tokenizer.ggml.tokens", list) or []
     # Without types, everything that looks like one counts.
-    types: list[int] = value("tokenizer.ggml.token_type") or [TokenType.NORMAL] * len(tokens)
+    types: Sequence[int] = value("tokenizer.ggml.token_type", array) or [_NORMAL] * len(tokens)
 
     def token_text(key: str) -> str:
-        number = value(key)
-        return tokens[number] if number is not None and number < len(tokens) else ""
+        number = value(key, int)
+        return tokens[number] if number is not None and 0 <= number < len(tokens) else ""
 
-    parsed = (TokenType.CONTROL, TokenType.UNKNOWN)
     return GGUFHeader(
         architecture=architecture,
         n_ctx_train=n_ctx_train,
-        tensor_types=tuple(sorted({tensor.tensor_type.name for tensor in reader.tensors})),
-        chat_template=value("tokenizer.chat_template"),
+        n_params=sum(tensor.n_elements for tensor in file.tensors),
+        tensor_types=tuple(sorted({tensor.type_name for tensor in file.tensors})),
+        chat_template=value("tokenizer.chat_template", str),
         bos_token=token_text("tokenizer.ggml.bos_token_id"),
         eos_token=token_text("tokenizer.ggml.eos_token_id"),
         control_tokens=tuple(
             text
             for text, kind in zip(tokens, types, strict=False)
-            if text and (kind in parsed or _CONTROL_TEXT.fullmatch(text))
+            if text and (kind in (_UNKNOWN, _CONTROL) or _CONTROL_TEXT.fullmatch(text))
         ),
         # At least as long as the token's text: byte-level vocabularies write some bytes as longer characters.
         longest_token_bytes=max((len(text.encode("utf-8", "replace")) for text in tokens), default=1),

@@ -1,28 +1,30 @@
 """Published models on disk: ``<name>/<first 12 of sha256>/model.gguf`` with ``record.json`` beside it.
 
-The record holds what the gateway needs to know without opening the model. Files appear whole or not at all.
+The record holds what the gateway needs to know without opening the model. Files appear whole or not at all, and
+publishing links them, so that a file that was built takes its room once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
 from appliance import logs
 from appliance.errors import ConfigError
+from appliance.files import PART, flush, rename, sha256_of, write_atomically
 from appliance.models.gguf_header import GGUFHeader, read_header
-from appliance.models.lock import Entry, Version
+from appliance.models.lock import SHORT_SHA, Entry, Gguf, Version
+from appliance.models.report import Advance
 
 log = logging.getLogger(__name__)
 
-RECORD_SCHEMA = 2
-CHUNK_BYTES = 1 << 20
+RECORD_SCHEMA = 3
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -51,106 +53,152 @@ class StoredModel(msgspec.Struct, frozen=True):
 
 
 class ModelStore:
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    """Two folders that are searched in order: one that came with the image, if there is one, and the writable one."""
 
-    def find(self, entry: Entry) -> StoredModel | None:
-        """The newest published version of a model whose bytes are those of the lock, if there is one.
+    def __init__(self, root: Path, image_root: Path | None = None) -> None:
+        self._root = root
+        self._roots = (root,) if image_root is None else (image_root, root)
+
+    def find(self, entry: Entry, preferred_sha256: str | None = None) -> StoredModel | None:
+        """The published version of this hash or, without one, the newest whose bytes are those of the lock.
 
         Raises:
             ConfigError: a published file has other bytes than the lock says.
         """
-        for version in entry.versions:
+        versions = [v for v in entry.versions if v.gguf is not None and v.gguf.sha256 == preferred_sha256]
+        for version in (*versions, *entry.versions):
             if (stored := self.find_version(entry, version)) is not None:
                 return stored
         return None
 
     def find_version(self, entry: Entry, version: Version) -> StoredModel | None:
-        """As :meth:`find`, for one version."""
-        folder = self._folder(entry, version)
-        return self._check(folder, entry, version) if (folder / "record.json").exists() else None
+        """As :meth:`find`, for one version; None also if it was never built."""
+        if version.gguf is None:
+            return None
+        for root in self._roots:
+            folder = _folder(root, entry.name, version.gguf)
+            if (folder / "record.json").exists():
+                return _check(folder, entry, version, version.gguf)
+        return None
 
-    def publish(self, entry: Entry, version: Version, content: BinaryIO) -> StoredModel:
-        """Writes a model file and its record.
+    def verify(self, entry: Entry, version: Version, advance: Advance) -> StoredModel | None:
+        """As :meth:`find_version`, but its bytes are read and hashed, whatever its record says."""
+        for root in self._roots:
+            folder = _folder(root, entry.name, version.gguf) if version.gguf is not None else None
+            if folder is not None and version.gguf is not None and (folder / "record.json").exists():
+                return _check(folder, entry, version, version.gguf, advance)
+        return None
+
+    def publish(self, entry: Entry, version: Version, source: Path) -> StoredModel:
+        """Puts a model file and its record where it is served from.
 
         Raises:
-            ConfigError: ``content`` has other bytes than the lock says, or can't be written; nothing is published.
+            ConfigError: ``source`` has other bytes than the lock says, or it can't be written; nothing is published.
         """
-        folder = self._folder(entry, version)
-        part = folder / f"model.gguf.{os.getpid()}.part"
+        if version.gguf is None:
+            raise ValueError(f"{entry.name}@{version.short} says nothing of the file that would be published")
+        found = describe(source)
+        if found.sha256 != version.gguf.sha256:
+            raise ConfigError(
+                f"{entry.name}: {source.name} has sha256 {found.sha256}, models.lock says {version.gguf.sha256}"
+            )
+        if found.chat_template_sha256 != version.gguf.chat_template_sha256:
+            raise ConfigError(
+                f"{entry.name}: its chat template has sha256 {found.chat_template_sha256}, "
+                f"models.lock says {version.gguf.chat_template_sha256}"
+            )
+        folder = _folder(self._root, entry.name, version.gguf)
+        part = folder / f"model.gguf.{os.getpid()}{PART}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as out:
-                digest = _copy_hashed(content, out)
-                _flush(out)
-            if digest != version.gguf_sha256:
-                raise ConfigError(
-                    f"{entry.name}: {version.source.member} has sha256 {digest}, models.lock says {version.gguf_sha256}"
-                )
-            header = read_header(part)
-            template_sha256 = hashlib.sha256((header.chat_template or "").encode()).hexdigest()
-            if template_sha256 != version.chat_template_sha256:
-                raise ConfigError(
-                    f"{entry.name}: its chat template has sha256 {template_sha256}, "
-                    f"models.lock says {version.chat_template_sha256}"
-                )
-            os.replace(part, folder / "model.gguf")
-            return self._write_record(folder, entry, version, header)
+            _link_or_copy(source, part)
+            rename(part, folder / "model.gguf")
         except OSError as error:
             raise ConfigError(f"{folder} can't be written: {error.strerror}") from None
         finally:
             part.unlink(missing_ok=True)
+        return _write_record(folder, entry, version, version.gguf, read_header(folder / "model.gguf"))
 
-    def _check(self, folder: Path, entry: Entry, version: Version) -> StoredModel:
-        path = folder / "model.gguf"
+    def unpublish(self, name: str, sha256: str) -> None:
+        """Deletes a published file. Raises ConfigError if it can't be."""
+        folder = self._root / name / sha256[:SHORT_SHA]
         try:
-            status = path.stat()
+            # Without its record it isn't found any more, also if the rest fails.
+            (folder / "record.json").unlink(missing_ok=True)
+            shutil.rmtree(folder)
+            if not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
         except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}; delete its folder and fetch the model again") from None
-        record = _read_record(folder / "record.json")
-        stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
-        if record is not None and stamp == (record.gguf_bytes, record.mtime_ns, record.inode):
-            return StoredModel(path, record, entry.note)
-        # Touched since it was published, copied, restored from a backup, or of another release: the bytes decide.
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != version.gguf_sha256:
-            raise ConfigError(
-                f"{path} has sha256 {digest}, models.lock says {version.gguf_sha256}; "
-                "it is not served. Delete its folder and fetch the model again"
-            )
-        header = record.header if record is not None else read_header(path)
-        return self._write_record(folder, entry, version, header)
+            raise ConfigError(f"{folder} can't be deleted: {error.strerror}") from None
 
-    def _write_record(self, folder: Path, entry: Entry, version: Version, header: GGUFHeader) -> StoredModel:
-        path = folder / "model.gguf"
+    def folders(self) -> Iterator[Path]:
+        """The folders of all files in the writable store, whether the lock names them or not."""
+        if self._root.is_dir():
+            for name in sorted(self._root.iterdir()):
+                if name.is_dir() and not name.name.startswith("."):
+                    yield from (folder for folder in sorted(name.iterdir()) if folder.is_dir())
+
+
+def describe(path: Path, advance: Advance | None = None) -> Gguf:
+    """What a lock says of a model file. Raises ConfigError if it is no readable GGUF file."""
+    header = read_header(path)
+    return Gguf(
+        sha256=sha256_of(path, advance),
+        size_bytes=path.stat().st_size,
+        chat_template_sha256=hashlib.sha256((header.chat_template or "").encode()).hexdigest(),
+        n_ctx_train=header.n_ctx_train,
+        n_params=header.n_params,
+    )
+
+
+def _folder(root: Path, name: str, gguf: Gguf) -> Path:
+    return root / name / gguf.sha256[:SHORT_SHA]
+
+
+def _check(folder: Path, entry: Entry, version: Version, gguf: Gguf, advance: Advance | None = None) -> StoredModel:
+    """Reads the file if it isn't the one whose hash was checked, or to be told how far it is (``advance``)."""
+    path = folder / "model.gguf"
+    try:
         status = path.stat()
-        record = Record(
-            schema=RECORD_SCHEMA,
-            name=entry.name,
-            gguf_sha256=version.gguf_sha256,
-            gguf_bytes=status.st_size,
-            mtime_ns=status.st_mtime_ns,
-            inode=status.st_ino,
-            quantization=version.quantization,
-            header=header,
-        )
-        part = folder / f"record.json.{os.getpid()}.part"
-        try:
-            with part.open("wb") as out:
-                out.write(msgspec.json.format(msgspec.json.encode(record), indent=1))
-                _flush(out)
-            os.replace(part, folder / "record.json")
-        except OSError as error:
-            # A store that is mounted read-only: its files are as good, and are hashed again at the next start.
-            log.warning(logs.event("record_not_written", path=folder, reason=error.strerror))
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; delete its folder and fetch the model again") from None
+    record = _read_record(folder / "record.json")
+    stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
+    is_known = record is not None and stamp == (record.gguf_bytes, record.mtime_ns, record.inode)
+    if record is not None and is_known and advance is None:
         return StoredModel(path, record, entry.note)
+    # Touched since it was published, copied, restored from a backup, or of another release: the bytes decide.
+    digest = sha256_of(path, advance)
+    if digest != gguf.sha256:
+        raise ConfigError(
+            f"{path} has sha256 {digest}, models.lock says {gguf.sha256}; "
+            "it is not served. Delete its folder and fetch the model again"
+        )
+    if record is not None and is_known:
+        return StoredModel(path, record, entry.note)
+    header = record.header if record is not None else read_header(path)
+    return _write_record(folder, entry, version, gguf, header)
 
-    def _folder(self, entry: Entry, version: Version) -> Path:
-        return self._root / entry.name / version.gguf_sha256[:12]
+
+def _write_record(folder: Path, entry: Entry, version: Version, gguf: Gguf, header: GGUFHeader) -> StoredModel:
+    path = folder / "model.gguf"
+    status = path.stat()
+    record = Record(
+        schema=RECORD_SCHEMA,
+        name=entry.name,
+        gguf_sha256=gguf.sha256,
+        gguf_bytes=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        inode=status.st_ino,
+        quantization=version.quantization,
+        header=header,
+    )
+    try:
+        write_atomically(folder / "record.json", msgspec.json.format(msgspec.json.encode(record), indent=1))
+    except ConfigError as error:
+        # A store that is mounted read-only: its files are as good, and are hashed again at the next start.
+        log.warning(logs.event("record_not_written", path=folder, reason=error.message))
+    return StoredModel(path, record, entry.note)
 
 
 def _read_record(path: Path) -> Record | None:
@@ -162,15 +210,11 @@ def _read_record(path: Path) -> Record | None:
     return record if record.schema == RECORD_SCHEMA else None
 
 
-def _flush(file: BinaryIO) -> None:
-    """To the disk itself: a file must be whole before it gets its name."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _copy_hashed(source: BinaryIO, target: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := source.read(CHUNK_BYTES):
-        digest.update(chunk)
-        target.write(chunk)
-    return digest.hexdigest()
+def _link_or_copy(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        with source.open("rb") as content, target.open("wb") as out:
+            shutil.copyfileobj(content, out, 1 << 20)
+            flush(out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import sys
 import tempfile
@@ -11,14 +10,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from appliance import __version__
-from appliance.models.gguf_header import read_header
-from appliance.models.lock import SCHEMA, Entry, PyPISource, Version
-from appliance.models.store import ModelStore
+from appliance.models.lock import SCHEMA, Entry, FileSource, Version
+from appliance.models.lock_file import change_lock, with_entry
+from appliance.models.store import ModelStore, describe
 from bench.peers.base import APPLIANCE, RunningPeer, Setup
 from bench.process import clean_environment, free_port, run_server
 
 MODEL = "bench"
-_NO_HASH = "0" * 64
 
 
 class Appliance:
@@ -63,39 +61,11 @@ class Appliance:
 
 def publish(gguf: Path, store: Path) -> Path:
     """Puts a model file into ``store`` and gives a ``models.lock`` that names it alone."""
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    lock = store / f"{digest[:12]}.lock"
-    if lock.exists():
-        return lock
-    template = read_header(gguf).chat_template or ""
-    version = Version(
-        gguf_sha256=digest,
-        gguf_bytes=gguf.stat().st_size,
-        quantization="",
-        chat_template_sha256=hashlib.sha256(template.encode()).hexdigest(),
-        source=PyPISource(package=MODEL, version="0", wheel_sha256=_NO_HASH, member="model.gguf"),
-    )
-    with gguf.open("rb") as file:
-        ModelStore(store).publish(Entry(name=MODEL, license="", versions=(version,)), version, file)
-    lock.write_text(_lock_text(version))
+    version = Version(FileSource(gguf.name), "unknown", gguf=describe(gguf))
+    lock = store / f"{version.short}.lock"
+    if not lock.exists():
+        entry = Entry(MODEL, "unknown", (version,))
+        ModelStore(store).publish(entry, version, gguf)
+        lock.write_text(f"schema = {SCHEMA}\n")
+        change_lock(lock, lambda empty: with_entry(empty, entry))
     return lock
-
-
-def _lock_text(version: Version) -> str:
-    return f"""schema = {SCHEMA}
-[[models]]
-name = "{MODEL}"
-license = ""
-[[models.versions]]
-gguf_sha256 = "{version.gguf_sha256}"
-gguf_bytes = {version.gguf_bytes}
-quantization = ""
-chat_template_sha256 = "{version.chat_template_sha256}"
-[models.versions.source]
-kind = "pypi"
-package = "{MODEL}"
-version = "0"
-wheel_sha256 = "{_NO_HASH}"
-member = "{version.source.member}"
-"""

@@ -28,6 +28,7 @@ MODEL = "fake"
 HEADER = GGUFHeader(
     architecture="fake",
     n_ctx_train=N_CTX,
+    n_params=1,
     tensor_types=("F32",),
     chat_template="{{ messages[-1].content }}",
     bos_token="",

@@ -180,7 +180,7 @@ async def test_a_failed_request_that_does_not_stream_is_a_500(gateway: Gateway) 
 
 
 async def test_a_model_without_a_template_refuses_chat() -> None:
-    bare = GGUFHeader("fake", 256, ("F32",), None, "", "", (), 1)
+    bare = GGUFHeader("fake", 256, 1, ("F32",), None, "", "", (), 1)
     async with run_gateway(header=bare) as gateway:
         response = await gateway.chat()
         assert response.status_code == 400

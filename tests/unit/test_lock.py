@@ -33,8 +33,8 @@ def test_an_unknown_model_is_answered_with_the_names_there_are() -> None:
     [
         ("schema = 1", "schema = 2", "want 1"),
         ('kind = "pypi"', 'kind = "ftp"', "ftp"),
-        ('gguf_sha256 = "b179', 'gguf_sha256 = "xyz', "gguf_sha256"),
-        ("gguf_bytes = 98362432", "gguf_bytes = 0", "gguf_bytes"),
+        ('sha256 = "b179', 'sha256 = "xyz', "sha256"),
+        ("size_bytes = 98362432", "size_bytes = 0", "size_bytes"),
         ('quantization = "Q4_1"', "", "quantization"),
         ('license = "Apache-2.0"', 'licence = "Apache-2.0"', "licence"),
         ('name = "smollm2-135m-instruct"', 'name = "../../etc"', "name"),
@@ -49,7 +49,7 @@ def test_a_bad_lock_names_the_file_and_the_place(tmp_path: Path, old: str, new: 
 
 
 def test_a_name_stands_once(tmp_path: Path) -> None:
-    entry = TEXT[TEXT.index("[[models]]") :]
+    entry = TEXT[TEXT.index("[[models]]") : TEXT.index("# Not fully pinned")]
     with pytest.raises(ConfigError, match="stands in it twice"):
         read_lock(write(tmp_path, TEXT + "\n" + entry))
 

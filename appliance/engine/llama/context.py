@@ -147,6 +147,15 @@ class Context:
                 self.release(lone_slot)
         return outputs
 
+    def evaluate(self, tokens: list[int], start: int) -> Logits:
+        """Computes tokens of sequence 0 from position ``start`` on; the raw logits of each, until the next call."""
+        every = list(range(len(tokens)))
+        self._batch.fill(tokens, [start + i for i in every], [0] * len(tokens), every)
+        self._threads.begin_step(has_prompts=True)
+        self._decode()
+        self._threads.end_step()
+        return self.logits(len(tokens))
+
     def _decode(self) -> None:
         match lib.llama_decode(self.handle, self._batch.struct):
             case 0:

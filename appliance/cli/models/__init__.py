@@ -1,0 +1,21 @@
+"""``appliance models``: what models.lock names, how it comes to be, and what is on disk."""
+
+from __future__ import annotations
+
+import typer
+
+from appliance.cli.models import keep, look, make
+
+app = typer.Typer(help="The models of models.lock: pin, build, check and choose them.", no_args_is_help=True)
+app.command("ls")(look.ls)
+app.command("show")(look.show)
+app.command("diff")(look.diff)
+app.command("verify")(look.verify)
+app.command("add")(make.add)
+app.command("fetch")(make.fetch)
+app.command("build")(make.build)
+app.command("upgrade")(make.upgrade)
+app.command("import")(make.import_file)
+app.command("use")(keep.use)
+app.command("rm")(keep.rm)
+app.command("gc")(keep.gc)

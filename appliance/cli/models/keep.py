@@ -1,0 +1,118 @@
+"""The commands that choose versions and free disk space."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from appliance.errors import ConfigError
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+
+
+def use(
+    reference: Annotated[
+        str, typer.Argument(metavar="NAME@VERSION", help="A version, or NAME@previous to go back; NAME alone: newest.")
+    ],
+) -> None:
+    """Choose the version of a model that is served from the next start on. Nothing is deleted."""
+    from appliance.cli.models.room import Room
+
+    room = Room()
+    name, _, wanted = reference.partition("@")
+    entry = room.lock.entry(name)
+    choice = room.versions.get(entry.name)
+    if wanted == "previous":
+        if choice is None or choice.previous is None:
+            raise ConfigError(f"{entry.name} has no previous version: none was chosen before")
+        wanted = choice.previous
+    version = entry.version(wanted or None)
+    stored = room.store.find_version(entry, version)
+    if stored is None:
+        raise ConfigError(
+            f"{entry.name}@{version.short} is not stored; build it with: "
+            f"appliance models build {entry.name}@{version.short}"
+        )
+    before = room.current(entry)
+    old = before.gguf.sha256 if before is not None and before.gguf is not None else None
+    room.versions.choose(entry.name, stored.record.gguf_sha256, instead_of=old)
+    typer.echo(f"{entry.name}@{version.short} is current; a running server takes it at its next start")
+
+
+def rm(
+    reference: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="A model with all versions, or one.")],
+    yes: Yes = False,
+) -> None:
+    """Delete a model, or one version, from the disk and from models.lock."""
+    from appliance.cli.models.room import Room
+    from appliance.models.lock_file import change_lock, without
+
+    room = Room()
+    name, _, wanted = reference.partition("@")
+    entry = room.lock.entry(name)
+    versions = (entry.version(wanted),) if wanted else entry.versions
+    names = ", ".join(f"{entry.name}@{version.short}" for version in versions)
+    _confirm(f"delete {names} from {room.config.models_dir} and from {room.config.models_lock}?", yes=yes)
+    with room.workshop.entered():
+        change_lock(room.config.models_lock, lambda lock: without(lock, entry.name, versions))
+        for version in versions:
+            choice = room.versions.get(entry.name)
+            if version.gguf is None:
+                continue
+            if choice is not None and choice.current == version.gguf.sha256:
+                room.versions.forget(entry.name)
+            if (room.config.models_dir / entry.name / version.short).is_dir():
+                room.store.unpublish(entry.name, version.gguf.sha256)
+    typer.echo(f"deleted {names}")
+
+
+def gc(
+    yes: Yes = False,
+    keep_sources: Annotated[bool, typer.Option("--keep-sources", help="Keep what was fetched from the hub.")] = False,
+) -> None:
+    """Free the room of what is not served: files that models.lock doesn't name, and what building left.
+
+    It says what it would free, and asks.
+    """
+    from appliance.cli.models.room import Room
+
+    room = Room()
+    with room.workshop.entered():
+        named = {
+            room.config.models_dir / entry.name / version.short
+            for entry in room.lock.models
+            for version in entry.versions
+            if version.gguf is not None
+        }
+        published = [folder for folder in room.store.folders() if folder not in named]
+        work = [room.workshop.made, room.workshop.partial] + ([] if keep_sources else [room.workshop.root / "sources"])
+        garbage = [(path, _size(path)) for path in (*published, *work)]
+        garbage = [(path, size) for path, size in garbage if size]
+        if not garbage:
+            typer.echo("nothing to free")
+            return
+        for path, size in garbage:
+            typer.echo(f"{size / 1e6:10.1f} MB  {path}")
+        _confirm(f"free {sum(size for _, size in garbage) / 1e6:.1f} MB?", yes=yes)
+        for folder in published:
+            room.store.unpublish(folder.parent.name, folder.name)
+        for folder in work:
+            room.workshop.empty(folder)
+    typer.echo("freed")
+
+
+def _size(folder: Path) -> int:
+    """What deleting a folder would free: files that are linked elsewhere too free nothing."""
+    files = (path.stat() for path in folder.rglob("*") if path.is_file())
+    return sum(status.st_size for status in files if status.st_nlink == 1)
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{question} There is no terminal to ask on; say --yes")
+    typer.confirm(question, abort=True)

@@ -1,0 +1,141 @@
+"""From the name of a repository to a lock entry that says exactly which bytes are meant."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from appliance.errors import ConfigError
+from appliance.models.builder import file_types
+from appliance.models.hub import Hub
+from appliance.models.lock import Entry, HubSource, Lock, Version
+from appliance.models.lock_file import with_entry
+from appliance.models.sources import LICENSE_PATTERNS, Sources, chosen_files
+from appliance.models.workshop import Workshop
+
+DEFAULT_QUANTIZATION = "Q4_0"
+# What generation_config.json may say of sampling, by our names.
+_DEFAULTS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repeat_penalty",
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What `models add` was asked for; None: what is usual."""
+
+    repo: str
+    revision: str | None = None
+    name: str | None = None
+    quantization: str | None = None
+    allow_patterns: tuple[str, ...] = ()
+    allow_pickle: bool = False
+
+
+def parse_repo(text: str) -> tuple[str, str | None]:
+    """``REPO`` or ``REPO@REVISION``."""
+    repo, _, revision = text.partition("@")
+    return repo, revision or None
+
+
+def pin(wish: Wish, lock: Lock, hub: Hub, sources: Sources, workshop: Workshop) -> tuple[Entry, Version]:
+    """The entry as the lock should have it, and the version in it that was asked for.
+
+    A version that the lock has already keeps what it says, and gets what it lacks.
+
+    Raises:
+        ConfigError: the hub says no, or the repository holds nothing that can be served.
+    """
+    wanted = _checked(wish.quantization) if wish.quantization is not None else None
+    info = hub.info(wish.repo, wish.revision)
+    name = wish.name or default_name(wish.repo)
+    entry = next((entry for entry in lock.models if entry.name == name), None)
+    known = (
+        next((version for version in entry.versions if _is_same(version, wish, info.revision)), None) if entry else None
+    )
+    patterns = wish.allow_patterns
+    if known is not None and isinstance(known.source, HubSource):
+        patterns = patterns or known.source.allow_patterns
+    chosen = chosen_files(info, patterns, allow_pickle=wish.allow_pickle)
+    source = sources.pin(
+        HubSource(info.repo, info.revision, info.gated, patterns, wish.allow_pickle),
+        chosen,
+    )
+    folder = workshop.source_folder(source)
+    quantization = wanted or (known.quantization if known else _usual_quantization(source))
+    license_sha256 = next((f.sha256 for f in source.files if _is_license(f.path)), None)
+    fresh = Version(source, quantization, license_sha256, defaults=_sampling_defaults(folder))
+    if known is not None:
+        fresh = msgspec.structs.replace(
+            known,
+            source=source,
+            license_sha256=known.license_sha256 or fresh.license_sha256,
+            defaults=known.defaults or fresh.defaults,
+        )
+    if entry is None:
+        return Entry(name, info.license or "unknown", (fresh,)), fresh
+    versions = tuple(fresh if version is known else version for version in entry.versions)
+    if known is None:
+        versions = (fresh, *versions)
+    return msgspec.structs.replace(entry, license=entry.license or info.license, versions=versions), fresh
+
+
+def replaced(lock: Lock, name: str, old: Version, new: Version) -> Lock:
+    """``lock`` with what became known of a version. Raises ModelNotFound if the entry has gone."""
+    entry = lock.entry(name)
+    versions = tuple(new if version == old else version for version in entry.versions)
+    return with_entry(lock, msgspec.structs.replace(entry, versions=versions))
+
+
+def default_name(repo: str) -> str:
+    """A repository's own name, as a lock writes names."""
+    return re.sub(r"[^a-z0-9._-]+", "-", repo.rpartition("/")[2].lower()).strip("-._")[:64]
+
+
+def _is_same(version: Version, wish: Wish, revision: str) -> bool:
+    source = version.source
+    if not isinstance(source, HubSource) or source.repo != wish.repo or source.revision not in (None, revision):
+        return False
+    return wish.quantization is None or wish.quantization.upper() == version.quantization
+
+
+def _usual_quantization(source: HubSource) -> str:
+    if not source.is_gguf:
+        return DEFAULT_QUANTIZATION
+    # Files are named after their type; the longest name that fits is meant.
+    names = " ".join(file.path.upper() for file in source.files if file.path.endswith(".gguf"))
+    found = [kind for kind in file_types() if re.search(rf"(?<![A-Z0-9]){re.escape(kind)}(?![A-Z0-9_])", names)]
+    if not found:
+        raise ConfigError(f"{source.repo}: the file's name doesn't say its type; say it with --quant")
+    return max(found, key=len)
+
+
+def _checked(quantization: str) -> str:
+    known = {kind.upper(): kind for kind in file_types()}
+    if quantization.upper() not in known:
+        raise ConfigError(f"--quant {quantization}: want one of {', '.join(sorted(known))}")
+    return known[quantization.upper()]
+
+
+def _is_license(path: str) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in LICENSE_PATTERNS)
+
+
+def _sampling_defaults(folder: Path) -> dict[str, float | int]:
+    try:
+        config = json.loads((folder / "generation_config.json").read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    if not isinstance(config, dict) or config.get("do_sample") is False:
+        return {}
+    found = {ours: config.get(theirs) for theirs, ours in _DEFAULTS.items()}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}

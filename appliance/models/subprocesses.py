@@ -1,0 +1,71 @@
+"""Runs the programs that make models, and turns their end into a result or a clear error."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from appliance.errors import ConfigError
+from appliance.models.report import Report
+
+
+def run_llama_job(module: str, request: dict[str, Any], title: str, report: Report) -> Any:
+    """Runs ``appliance.engine.llama.MODULE`` and gives its result, with its progress shown.
+
+    Raises:
+        ConfigError: with the job's own words, or with how its process ended.
+    """
+    command = [sys.executable, "-m", f"appliance.engine.llama.{module}", json.dumps(request)]
+    answer: dict[str, Any] = {}
+    with tempfile.TemporaryFile() as errors, report.stage(title, 100) as advance:
+        percent = 0
+        with started(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                message = json.loads(line)
+                if "done" in message:
+                    now = 100 * message["done"] // message["total"]
+                    advance(now - percent)
+                    percent = now
+                else:
+                    answer = message
+        if "error" in answer:
+            raise ConfigError(answer["error"])
+        if process.returncode != 0 or "result" not in answer:
+            raise ConfigError(f"{title} failed: {ended(process.returncode)}: {last_lines(errors)}")
+    return answer["result"]
+
+
+@contextmanager
+def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A process in a group of its own, which has ended when the block is left, also by Ctrl-C."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+    try:
+        yield process
+        process.wait()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def ended(status: int) -> str:
+    """How a process ended, in words."""
+    if status >= 0:
+        return f"it ended with status {status}"
+    name = signal.Signals(-status).name
+    return f"{name} ended it" + (", which is often the kernel's answer to too little memory" if status == -9 else "")
+
+
+def last_lines(log: Any, n_lines: int = 5) -> str:
+    """The end of what a process wrote into ``log``."""
+    log.seek(0)
+    lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    return "\n".join(lines[-n_lines:]) or "it said nothing"
