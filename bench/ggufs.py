@@ -68,11 +68,12 @@ async def _requantized(scratch: Path, say: Progress) -> Path:
     part = target.with_suffix(f".{os.getpid()}.part")
     try:
         # From Q4_1, which has lost some already: good enough to measure speed.
-        request = {
+        request: dict[str, object] = {
             "source": str(source),
             "target": str(part),
             "file_type": "Q4_0",
             "tensor_types": {},
+            "imatrix": None,
             "allow_requantize": True,
             "n_threads": psutil.cpu_count() or 1,
         }

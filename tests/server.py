@@ -56,7 +56,6 @@ def start_server(*options: str, stderr: IO[str] | None = None, **settings: str) 
             greeting = process.stdout.readline()
             url = re.search(r"https?://127\.0\.0\.1:\d+", greeting)
             assert url, f"the server did not get ready: {greeting!r}"
-            greeting += process.stdout.readline()
             yield RunningServer(url.group(), process, Path(scratch), greeting)
         finally:
             if process.poll() is None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from appliance.api.server import ServerOptions
     from appliance.engine.client import EngineProcess
-    from appliance.engine.messages import EngineConfig
     from appliance.models.store import StoredModel
     from appliance.settings import Settings
     from appliance.state.keys import AdminToken, KeyFile
@@ -57,6 +56,7 @@ def serve(
     Everything else is set by APPLIANCE_* variables or in appliance.toml; the README lists them.
     """
     from appliance import logs, settings
+    from appliance.cli.engine import engine_config
     from appliance.engine.client import EngineProcess
     from appliance.models.lock import HubSource, read_lock
     from appliance.models.store import ModelStore
@@ -83,7 +83,7 @@ def serve(
         with _listen(config.host, config.port) as listener:
             spawn = partial(
                 EngineProcess,
-                _engine_config(config, stored),
+                engine_config(config, stored),
                 log_level=config.log_level,
                 log_format=config.log_format,
             )
@@ -115,28 +115,6 @@ def _check_tls(config: Settings) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"tls_cert={config.tls_cert} tls_key={config.tls_key} can't be used: {error}") from None
-
-
-def _engine_config(config: Settings, stored: StoredModel) -> EngineConfig:
-    from appliance.engine.messages import EngineConfig
-    from appliance.hardware.cpu import physical_cores
-
-    n_threads = config.n_threads or physical_cores()
-    return EngineConfig(
-        model_path=str(stored.path),
-        tensor_types=stored.record.header.tensor_types,
-        longest_token_bytes=stored.record.header.longest_token_bytes,
-        n_ctx=config.n_ctx or 0,
-        n_batch=config.n_batch,
-        prompt_step_s=config.prompt_step_s,
-        stream_interval_s=config.stream_interval_s,
-        n_threads=n_threads,
-        n_threads_batch=config.n_threads_batch or n_threads,
-        poll=config.poll,
-        n_gpu_layers=config.n_gpu_layers,
-        max_running=config.max_running,
-        prefix_reuse=config.prefix_reuse,
-    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

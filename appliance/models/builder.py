@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from appliance.errors import ConfigError
+from appliance.files import sha256_of, write_atomically
 from appliance.models.convert import Converter, check_source
 from appliance.models.gguf_file import read_gguf
 from appliance.models.lock import Entry, FileSource, HubSource, PyPISource, Quality, Version
@@ -168,12 +169,28 @@ class Builder:
                 "target": str(part),
                 "file_type": None if version is None else version.quantization,
                 "tensor_types": {} if version is None else version.tensor_types,
+                "imatrix": None if version is None else self._imatrix(version),
                 "allow_requantize": False,
                 "n_threads": self._n_threads,
             }
             run_llama_job("quantize", request, title, self._report)
 
+    def _imatrix(self, version: Version) -> str | None:
+        if version.imatrix_sha256 is None:
+            return None
+        path = self._workshop.imatrix(version.imatrix_sha256)
+        if not path.exists() or sha256_of(path) != version.imatrix_sha256:
+            raise ConfigError(
+                f"the importance matrix with sha256 {version.imatrix_sha256} is not in {path.parent}; "
+                "bring it with `appliance models add ... --imatrix FILE`"
+            )
+        return str(path)
+
     def _measure(self, name: str, unquantized: Path, quantized: Path) -> Quality:
+        text_sha256 = hashlib.sha256(QUALITY_TEXT.read_bytes()).hexdigest()
+        kept = self._workshop.result("measure", text_sha256, unquantized.name, quantized.name).with_suffix(".json")
+        if kept.exists():
+            return msgspec.json.decode(kept.read_bytes(), type=Quality)
         request = {
             "unquantized": str(unquantized),
             "quantized": str(quantized),
@@ -183,11 +200,13 @@ class Builder:
             "n_gpu_layers": 0,
         }
         figures = run_llama_job("measure", request, f"measuring what quantization cost {name}", self._report)
-        return Quality(
-            text_sha256=hashlib.sha256(QUALITY_TEXT.read_bytes()).hexdigest(),
+        quality = Quality(
+            text_sha256=text_sha256,
             n_tokens=int(figures.pop("n_tokens")),
             **{figure: float(f"{value:.{_N_DIGITS}g}") for figure, value in figures.items()},
         )
+        write_atomically(kept, msgspec.json.encode(quality))
+        return quality
 
 
 def file_types() -> list[str]:

@@ -44,7 +44,7 @@ class Hub:
         _prepare_environment(home)
         import huggingface_hub
 
-        self._api = huggingface_hub.HfApi(library_name="llm-appliance")
+        self._api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="llm-appliance")
         self._hub = huggingface_hub
 
     @property

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from appliance.errors import ConfigError
+from appliance.files import write_atomically
 from appliance.models.builder import file_types
 from appliance.models.hub import Hub
 from appliance.models.lock import Entry, HubSource, Lock, Version
@@ -39,6 +41,8 @@ class Wish:
     quantization: str | None = None
     allow_patterns: tuple[str, ...] = ()
     allow_pickle: bool = False
+    imatrix_sha256: str | None = None
+    tensor_types: dict[str, str] = field(default_factory=dict)
 
 
 def parse_repo(text: str) -> tuple[str, str | None]:
@@ -59,21 +63,25 @@ def pin(wish: Wish, lock: Lock, hub: Hub, sources: Sources, workshop: Workshop) 
     info = hub.info(wish.repo, wish.revision)
     name = wish.name or default_name(wish.repo)
     entry = next((entry for entry in lock.models if entry.name == name), None)
-    known = (
-        next((version for version in entry.versions if _is_same(version, wish, info.revision)), None) if entry else None
-    )
-    patterns = wish.allow_patterns
+    versions = entry.versions if entry is not None else ()
+    known = next((version for version in versions if _is_same(version, wish, info.revision)), None)
+    patterns, allow_pickle = wish.allow_patterns, wish.allow_pickle
     if known is not None and isinstance(known.source, HubSource):
         patterns = patterns or known.source.allow_patterns
-    chosen = chosen_files(info, patterns, allow_pickle=wish.allow_pickle)
-    source = sources.pin(
-        HubSource(info.repo, info.revision, info.gated, patterns, wish.allow_pickle),
-        chosen,
-    )
+        allow_pickle = allow_pickle or known.source.allow_pickle
+    chosen = chosen_files(info, patterns, allow_pickle=allow_pickle)
+    source = sources.pin(HubSource(info.repo, info.revision, info.gated, patterns, allow_pickle), chosen)
     folder = workshop.source_folder(source)
     quantization = wanted or (known.quantization if known else _usual_quantization(source))
     license_sha256 = next((f.sha256 for f in source.files if _is_license(f.path)), None)
-    fresh = Version(source, quantization, license_sha256, defaults=_sampling_defaults(folder))
+    fresh = Version(
+        source,
+        quantization,
+        license_sha256,
+        imatrix_sha256=wish.imatrix_sha256,
+        tensor_types=wish.tensor_types,
+        defaults=_sampling_defaults(folder),
+    )
     if known is not None:
         fresh = msgspec.structs.replace(
             known,
@@ -83,7 +91,7 @@ def pin(wish: Wish, lock: Lock, hub: Hub, sources: Sources, workshop: Workshop) 
         )
     if entry is None:
         return Entry(name, info.license or "unknown", (fresh,)), fresh
-    versions = tuple(fresh if version is known else version for version in entry.versions)
+    versions = tuple(fresh if version is known else version for version in versions)
     if known is None:
         versions = (fresh, *versions)
     return msgspec.structs.replace(entry, license=entry.license or info.license, versions=versions), fresh
@@ -105,7 +113,25 @@ def _is_same(version: Version, wish: Wish, revision: str) -> bool:
     source = version.source
     if not isinstance(source, HubSource) or source.repo != wish.repo or source.revision not in (None, revision):
         return False
+    if wish.imatrix_sha256 not in (None, version.imatrix_sha256) or wish.tensor_types not in ({}, version.tensor_types):
+        return False
     return wish.quantization is None or wish.quantization.upper() == version.quantization
+
+
+def keep_imatrix(path: Path, workshop: Workshop) -> str:
+    """Copies an importance matrix to where builds look for it; its SHA-256."""
+    try:
+        content = path.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        kept = workshop.imatrix(sha256)
+        kept.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--imatrix {path}: {error.strerror}") from None
+    if not content.startswith(b"GGUF"):
+        raise ConfigError(f"--imatrix {path}: want the GGUF file that llama-imatrix writes")
+    if not kept.exists():
+        write_atomically(kept, content)
+    return sha256
 
 
 def _usual_quantization(source: HubSource) -> str:

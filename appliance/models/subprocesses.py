@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -14,6 +15,10 @@ from typing import Any
 
 from appliance.errors import ConfigError
 from appliance.models.report import Report
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Looked up here: between fork and exec nothing may be imported or allocated by others' threads.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 def run_llama_job(module: str, request: dict[str, Any], title: str, report: Report) -> Any:
@@ -45,8 +50,12 @@ def run_llama_job(module: str, request: dict[str, Any], title: str, report: Repo
 
 @contextmanager
 def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
-    """A process in a group of its own, which has ended when the block is left, also by Ctrl-C."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+    """A process in a group of its own, which has ended when the block is left, also by Ctrl-C or ``kill -9``.
+
+    To be called on the main thread.
+    """
+    preexec = _end_with_parent if _prctl is not None else None
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=preexec, **options)
     try:
         yield process
         process.wait()
@@ -54,6 +63,9 @@ def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def ended(status: int) -> str:
@@ -69,3 +81,9 @@ def last_lines(log: Any, n_lines: int = 5) -> str:
     log.seek(0)
     lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
     return "\n".join(lines[-n_lines:]) or "it said nothing"
+
+
+def _end_with_parent() -> None:
+    """In the new process: the kernel ends it when the thread that started it has ended."""
+    assert _prctl is not None
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -62,6 +62,10 @@ class Workshop:
     def hub_home(self) -> Path:
         return self.root / "hub"
 
+    def imatrix(self, sha256: str) -> Path:
+        """Where an importance matrix is kept; it can't be made again."""
+        return self.root.parent / ".imatrix" / f"{sha256}.gguf"
+
     def source_folder(self, source: HubSource) -> Path:
         return self.root / "sources" / source.repo.replace("/", "--") / source.commit
 

@@ -34,7 +34,9 @@ def ask(url: str, **fields: object) -> httpx.Response:
 
 
 def test_the_greeting_says_where_it_serves_what_to_try_and_what_the_model_is(server: RunningServer) -> None:
-    ready, note = server.greeting.splitlines()
+    ready = server.greeting
+    assert server.process.stdout is not None
+    note = server.process.stdout.readline()
     assert ready.startswith("ready: smollm2-135m-instruct on ")
     assert f"{server.url}/v1 - now try: " in ready
     assert f"appliance chat --url {server.url} 'Hello!'" in ready

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from appliance.cli.models import keep, look, make
+from appliance.cli.models import compare, keep, look, make
 
 app = typer.Typer(help="The models of models.lock: pin, build, check and choose them.", no_args_is_help=True)
 app.command("ls")(look.ls)
 app.command("show")(look.show)
 app.command("diff")(look.diff)
+app.command("compare")(compare.compare)
 app.command("verify")(look.verify)
 app.command("add")(make.add)
 app.command("fetch")(make.fetch)

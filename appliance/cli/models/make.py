@@ -32,6 +32,13 @@ def add(
     name: Annotated[str | None, typer.Option(help="Its name here. [default: the repository's]")] = None,
     quant: Annotated[str | None, typer.Option(help="Type of the file that is served. [default: Q4_0]")] = None,
     file: Annotated[list[str] | None, typer.Option(help="Take only files like this pattern; may be repeated.")] = None,
+    imatrix: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Importance matrix to quantize by, from llama-imatrix.")
+    ] = None,
+    tensor_type: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN=TYPE", help="Another type for tensors of this name; may be repeated."),
+    ] = None,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Take weights in a format that may run code, if there is no other.")
     ] = False,
@@ -43,12 +50,14 @@ def add(
     from appliance.cli.models.room import Room
     from appliance.models.lock import HubSource
     from appliance.models.lock_file import change_lock, with_entry
-    from appliance.models.pin import Wish, parse_repo, pin
+    from appliance.models.pin import Wish, keep_imatrix, parse_repo, pin
 
     room = Room()
     name_on_hub, revision = parse_repo(repo)
-    wish = Wish(name_on_hub, revision, name, quant, tuple(file or ()), allow_pickle)
+    tensor_types = dict(_tensor_type(text) for text in tensor_type or ())
     with room.workshop.entered():
+        imatrix_sha256 = keep_imatrix(imatrix, room.workshop) if imatrix is not None else None
+        wish = Wish(name_on_hub, revision, name, quant, tuple(file or ()), allow_pickle, imatrix_sha256, tensor_types)
         before = room.lock
         entry, version = pin(wish, before, room.hub, room.sources, room.workshop)
         after = change_lock(room.config.models_lock, lambda lock: with_entry(lock, entry))
@@ -135,6 +144,8 @@ def upgrade(
             old.quantization,
             old.source.allow_patterns,
             old.source.allow_pickle,
+            old.imatrix_sha256,
+            old.tensor_types,
         )
         entry, version = pin(wish, room.lock, room.hub, room.sources, room.workshop)
         if version.source == old.source and room.store.find_version(entry, old) is not None:
@@ -181,6 +192,13 @@ def import_file(
         stored = room.store.publish(fresh, version, file)
         change_lock(room.config.models_lock, lambda lock: with_entry(lock, fresh))
     typer.echo(f"{fresh.name}@{version.short} is in {stored.path}")
+
+
+def _tensor_type(text: str) -> tuple[str, str]:
+    pattern, _, kind = text.rpartition("=")
+    if not pattern or not kind:
+        raise ConfigError(f"--tensor-type {text}: want PATTERN=TYPE, as in 'attn_v=q8_0'")
+    return pattern, kind.upper()
 
 
 def _chosen(room: Room, names: list[str] | None) -> list[tuple[Entry, Version]]:

@@ -9,12 +9,16 @@ import ctypes
 import re
 from typing import Any
 
+import numpy as np
+
 from appliance.engine.llama.job import LlamaLog, run_job, say_progress
 from appliance.engine.llama.library import lib
 from appliance.errors import ConfigError
 
 _PREFIX = "LLAMA_FTYPE_"
 _TENSOR = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
+# What tensors of an importance matrix are called, behind the name of the tensor that they belong to.
+_SUMS, _COUNTS = ".in_sum2", ".counts"
 # Rows of one tensor that are in memory at the same time; llama.cpp's own limit is 8 GiB.
 _MAX_BUFFER_BYTES = 1 << 30
 
@@ -40,6 +44,9 @@ def _quantize(request: dict[str, Any]) -> None:
     overrides = _tensor_types(request["tensor_types"])
     if overrides is not None:
         params.tt_overrides = overrides
+    imatrix = _ImportanceMatrix(request["imatrix"]) if request["imatrix"] is not None else None
+    if imatrix is not None:
+        params.imatrix = imatrix.entries
     log = LlamaLog(_show_progress)
     status = lib.llama_model_quantize(request["source"].encode(), request["target"].encode(), ctypes.byref(params))
     if status != 0:
@@ -58,6 +65,40 @@ def _tensor_types(patterns: dict[str, str]) -> Any:
         override.pattern = pattern.encode()
         override.type = _known(types, name, "tensor type")
     return array
+
+
+class _ImportanceMatrix:
+    """How much each column of a tensor matters, as llama.cpp's ``llama-imatrix`` writes it into a GGUF file.
+
+    For each matrix of a tensor: the sums of the squared inputs of its columns, divided by how many there were
+    (tools/quantize/quantize.cpp, ``load_imatrix``).
+    """
+
+    def __init__(self, path: str) -> None:
+        """Raises ConfigError if the file holds none."""
+        from gguf import GGUFReader
+
+        try:
+            tensors = {tensor.name: tensor.data for tensor in GGUFReader(path).tensors}
+        except (ValueError, IndexError, OSError) as error:
+            raise ConfigError(f"{path} is no importance matrix: {error}") from None
+        names = [name.removesuffix(_SUMS) for name in tensors if name.endswith(_SUMS)]
+        if not names or any(name + _COUNTS not in tensors for name in names):
+            raise ConfigError(f"{path} is no importance matrix: want tensors *{_SUMS} and *{_COUNTS}")
+        # Ends with an entry without a name. The numbers are kept: llama.cpp gets their address.
+        self.entries = (lib.llama_model_imatrix_data * (len(names) + 1))()
+        self._values = [_per_input(tensors[name + _SUMS], tensors[name + _COUNTS]) for name in names]
+        for entry, name, values in zip(self.entries, names, self._values, strict=False):
+            entry.name = name.encode()
+            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            entry.size = values.size
+
+
+def _per_input(sums: Any, counts: Any) -> Any:
+    matrices = np.asarray(sums, np.float32).reshape(np.size(counts), -1)
+    divisors = np.asarray(counts, np.float32).reshape(-1, 1)
+    ones = np.ones_like(matrices)  # for experts that were never asked
+    return np.ascontiguousarray(np.divide(matrices, divisors, out=ones, where=divisors > 0)).ravel()
 
 
 def _known(numbers: dict[str, int], name: str, what: str) -> int:
