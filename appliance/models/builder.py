@@ -17,6 +17,7 @@ import msgspec
 
 from appliance.errors import ConfigError
 from appliance.files import sha256_of, write_atomically
+from appliance.models.adapters import make_adapter
 from appliance.models.convert import Converter, check_source
 from appliance.models.gguf_file import read_gguf
 from appliance.models.lock import Entry, FileSource, HubSource, PyPISource, Quality, Version
@@ -87,7 +88,8 @@ class Builder:
         made, done = self.make(entry, version)
         if done.quality is not None:
             gates.check(entry.name, done.quality)
-        return done, self._store.publish(entry, done, made)
+        stored = self._store.publish(entry, done, made)
+        return self._with_adapters(entry, done), stored
 
     def make(self, entry: Entry, version: Version) -> tuple[Path, Version]:
         """The file of a version, and what the lock should hold of it. Raises ConfigError."""
@@ -121,6 +123,21 @@ class Builder:
                 "it is not published, and the next build starts from the fetched files"
             )
         return made, msgspec.structs.replace(done, gguf=version.gguf or gguf)
+
+    def has_all(self, entry: Entry, version: Version) -> bool:
+        """Whether a version and its adapters are published."""
+        if self._store.find_version(entry, version) is None:
+            return False
+        return all(self._store.find_adapter(entry, version, adapter) is not None for adapter in version.adapters)
+
+    def _with_adapters(self, entry: Entry, version: Version) -> Version:
+        """Publishes what adapters a version has, and says what the lock should hold of them."""
+        done = []
+        for adapter in version.adapters:
+            made, known = make_adapter(adapter, version, self._converter(), self._sources, self._workshop)
+            self._store.publish_adapter(entry, version, known, made)
+            done.append(known)
+        return msgspec.structs.replace(version, adapters=tuple(done))
 
     def _from_gguf(self, entry: Entry, version: Version, source: HubSource) -> Path:
         """A file that is a GGUF already: as it is, in one piece, or quantized."""

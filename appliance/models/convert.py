@@ -84,6 +84,12 @@ class Converter:
         limit = _BASE_BYTES + _LARGEST_TENSORS * largest_tensor_bytes(folder)
         self._run([str(word) for word in command], limit, f"converting {model_name} to {outtype}")
 
+    def convert_adapter(self, folder: Path, base: Path, name: str, target: Path) -> None:
+        """``folder``: an adapter's files; ``base``: those of the model that it belongs to. Raises ConfigError."""
+        command = ["convert_lora_to_gguf.py", folder, "--base", base, "--outfile", target.resolve(), "--outtype", "f16"]
+        limit = _BASE_BYTES + _LARGEST_TENSORS * largest_tensor_bytes(folder)
+        self._run([str(word) for word in command], limit, f"converting the adapter {name}")
+
     def _run(self, command: list[str], limit_bytes: int, title: str) -> None:
         script, *arguments = command
         python = [str(self._python), "-I", "-B", str(SANDBOX), str(limit_bytes), str(self._folder / script)]

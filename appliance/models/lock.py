@@ -112,6 +112,22 @@ class Quality(Part, frozen=True):
     top1_agreement: float
 
 
+class AdapterFile(Part, frozen=True):
+    """A converted adapter."""
+
+    sha256: Sha256
+    size_bytes: Bytes
+
+
+class Adapter(Part, frozen=True):
+    """A LoRA adapter in PEFT's format, for the version that it stands in. ``gguf`` is missing until it was built."""
+
+    name: Name
+    source: HubSource
+    conversion: Conversion | None = None
+    gguf: AdapterFile | None = None
+
+
 class Version(Part, frozen=True):
     """One file of a model, and the recipe that makes it. ``gguf`` is missing until it was built once.
 
@@ -127,6 +143,7 @@ class Version(Part, frozen=True):
     gguf: Gguf | None = None
     quality: Quality | None = None
     defaults: dict[str, float | int] = {}
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def short(self) -> str:

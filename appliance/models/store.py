@@ -19,7 +19,7 @@ from appliance import logs
 from appliance.errors import ConfigError
 from appliance.files import PART, flush, rename, sha256_of, write_atomically
 from appliance.models.gguf_header import GGUFHeader, read_header
-from appliance.models.lock import SHORT_SHA, Entry, Gguf, Version
+from appliance.models.lock import SHORT_SHA, Adapter, AdapterFile, Entry, Gguf, Version
 from appliance.models.report import Advance
 
 log = logging.getLogger(__name__)
@@ -108,16 +108,23 @@ class ModelStore:
                 f"models.lock says {version.gguf.chat_template_sha256}"
             )
         folder = _folder(self._root, entry.name, version.gguf)
-        part = folder / f"model.gguf.{os.getpid()}{PART}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _link_or_copy(source, part)
-            rename(part, folder / "model.gguf")
-        except OSError as error:
-            raise ConfigError(f"{folder} can't be written: {error.strerror}") from None
-        finally:
-            part.unlink(missing_ok=True)
+        _place(source, folder / "model.gguf")
         return _write_record(folder, entry, version, version.gguf, read_header(folder / "model.gguf"))
+
+    def find_adapter(self, entry: Entry, version: Version, adapter: Adapter) -> Path | None:
+        """The published file of an adapter, or None."""
+        if version.gguf is None or adapter.gguf is None:
+            return None
+        paths = (_adapter_path(_folder(root, entry.name, version.gguf), adapter, adapter.gguf) for root in self._roots)
+        return next((path for path in paths if path.exists()), None)
+
+    def publish_adapter(self, entry: Entry, version: Version, adapter: Adapter, source: Path) -> None:
+        """Puts an adapter's file beside its model's. Raises ConfigError if it has other bytes than the lock says."""
+        if version.gguf is None or adapter.gguf is None:
+            raise ValueError(f"{entry.name}'s adapter {adapter.name} says nothing of the file that would be published")
+        if (digest := sha256_of(source)) != adapter.gguf.sha256:
+            raise ConfigError(f"the adapter {adapter.name} has sha256 {digest}, models.lock says {adapter.gguf.sha256}")
+        _place(source, _adapter_path(_folder(self._root, entry.name, version.gguf), adapter, adapter.gguf))
 
     def unpublish(self, name: str, sha256: str) -> None:
         """Deletes a published file. Raises ConfigError if it can't be."""
@@ -153,6 +160,10 @@ def describe(path: Path, advance: Advance | None = None) -> Gguf:
 
 def _folder(root: Path, name: str, gguf: Gguf) -> Path:
     return root / name / gguf.sha256[:SHORT_SHA]
+
+
+def _adapter_path(folder: Path, adapter: Adapter, gguf: AdapterFile) -> Path:
+    return folder / "adapters" / f"{adapter.name}-{gguf.sha256[:SHORT_SHA]}.gguf"
 
 
 def _check(folder: Path, entry: Entry, version: Version, gguf: Gguf, advance: Advance | None = None) -> StoredModel:
@@ -208,6 +219,19 @@ def _read_record(path: Path) -> Record | None:
     except (OSError, msgspec.DecodeError):
         return None
     return record if record.schema == RECORD_SCHEMA else None
+
+
+def _place(source: Path, path: Path) -> None:
+    """Raises ConfigError if it can't be written."""
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _link_or_copy(source, part)
+        rename(part, path)
+    except OSError as error:
+        raise ConfigError(f"{path.parent} can't be written: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.pipeline.hub import LoopbackHub, running_hub
+from appliance.models.store import StoredModel
+from scripts.llama_wheel import cache_dir
+from tests.pipeline.hub import LoopbackHub, Repo, running_hub
+from tests.pipeline.repos import hub_format
+from tests.pipeline.workplace import CONVERTER_PYTHON, NAME, REPO, Workplace
 
 
 @pytest.fixture
@@ -21,11 +24,23 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
         yield serving
 
 
-@pytest.fixture
-def appliance_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with an empty models.lock; models and state go into it as well."""
-    (tmp_path / "models.lock").write_text("# ours\nschema = 1\n")
-    monkeypatch.setenv("APPLIANCE_MODELS_LOCK", str(tmp_path / "models.lock"))
-    monkeypatch.setenv("APPLIANCE_MODELS_DIR", str(tmp_path / "models"))
-    monkeypatch.setenv("APPLIANCE_STATE_DIR", str(tmp_path / "state"))
-    return tmp_path
+@pytest.fixture(scope="session")
+def real_hub(stored: StoredModel) -> Iterator[LoopbackHub]:
+    if not CONVERTER_PYTHON.exists():
+        pytest.fail("the converter is not there; `make test` installs it, or run `make convert`")
+    repo = Repo({})
+    repo.add_folder(hub_format(stored.path, cache_dir() / "tests"))
+    with running_hub() as serving:
+        serving.repos[REPO] = repo
+        yield serving
+
+
+@pytest.fixture(scope="session")
+def built(real_hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """The default model in Q4_0, made by the commands that the README names."""
+    place = Workplace(tmp_path_factory.mktemp("built"), real_hub)
+    said = place.run("add", REPO)
+    assert "build it with: appliance models build smollm2-135m-instruct" in said
+    said = place.run("build", NAME)
+    assert "Q4_0 against unquantized: perplexity" in said
+    return place

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,38 +20,11 @@ from appliance.errors import ConfigError
 from appliance.models.report import Silent
 from appliance.models.store import StoredModel
 from appliance.models.subprocesses import run_llama_job
-from scripts.llama_wheel import cache_dir
-from tests.pipeline.hub import LoopbackHub, Repo, running_hub
-from tests.pipeline.repos import hub_format
-from tests.pipeline.workplace import CONVERTER_PYTHON, Workplace
+from tests.pipeline.hub import LoopbackHub
+from tests.pipeline.workplace import NAME, REPO, Workplace
 from tests.server import ROOT, start_server
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
-
-REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
-NAME = "smollm2-135m-instruct"
-
-
-@pytest.fixture(scope="module")
-def real_hub(stored: StoredModel) -> Iterator[LoopbackHub]:
-    if not CONVERTER_PYTHON.exists():
-        pytest.fail("the converter is not there; `make test` installs it, or run `make convert`")
-    repo = Repo({})
-    repo.add_folder(hub_format(stored.path, cache_dir() / "tests"))
-    with running_hub() as serving:
-        serving.repos[REPO] = repo
-        yield serving
-
-
-@pytest.fixture(scope="module")
-def built(real_hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """The default model in Q4_0, made by the commands that the README names."""
-    place = Workplace(tmp_path_factory.mktemp("built"), real_hub)
-    said = place.run("add", REPO)
-    assert "build it with: appliance models build smollm2-135m-instruct" in said
-    said = place.run("build", NAME)
-    assert "Q4_0 against unquantized: perplexity" in said
-    return place
 
 
 def test_what_was_built_is_served(built: Workplace) -> None:

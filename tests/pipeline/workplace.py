@@ -13,6 +13,9 @@ from appliance.models.lock import Lock, read_lock
 from tests.pipeline.hub import LoopbackHub
 from tests.server import ROOT
 
+# The default model, in the hub's form, and its name here.
+REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
+NAME = "smollm2-135m-instruct"
 CONVERTER_PYTHON = ROOT / ".venv-convert" / "bin" / "python"
 
 

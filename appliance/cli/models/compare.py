@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # For questions that don't say it themselves: the likeliest answer, and not for ever.
 DEFAULTS = {"temperature": 0, "max_tokens": 256}
-Side = Annotated[str, typer.Argument(metavar="NAME[@VERSION]")]
+Side = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="A model that is stored.")]
 
 
 def compare(

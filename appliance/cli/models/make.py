@@ -32,6 +32,9 @@ def add(
     name: Annotated[str | None, typer.Option(help="Its name here. [default: the repository's]")] = None,
     quant: Annotated[str | None, typer.Option(help="Type of the file that is served. [default: Q4_0]")] = None,
     file: Annotated[list[str] | None, typer.Option(help="Take only files like this pattern; may be repeated.")] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="NAME[@VERSION]", help="REPO is a LoRA adapter for this model.")
+    ] = None,
     imatrix: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Importance matrix to quantize by, from llama-imatrix.")
     ] = None,
@@ -54,6 +57,8 @@ def add(
 
     room = Room()
     name_on_hub, revision = parse_repo(repo)
+    if base is not None:
+        return _add_adapter(room, name_on_hub, revision, name, base)
     tensor_types = dict(_tensor_type(text) for text in tensor_type or ())
     with room.workshop.entered():
         imatrix_sha256 = keep_imatrix(imatrix, room.workshop) if imatrix is not None else None
@@ -69,6 +74,20 @@ def add(
         f"{source.n_bytes / 1e6:.1f} MB, to {version.quantization}, license {entry.license}"
     )
     typer.echo(f"build it with: appliance models build {entry.name}")
+    return None
+
+
+def _add_adapter(room: Room, repo: str, revision: str | None, name: str | None, base: str) -> None:
+    from appliance.models.adapters import pin_adapter
+    from appliance.models.pin import default_name
+
+    with room.workshop.entered():
+        entry, version = room.lock.resolve(base)
+        name = name or default_name(repo)
+        pinned = pin_adapter(repo, revision, name, version, room.hub, room.sources)
+        room.record(entry, version, pinned)
+    typer.echo(f"the adapter {name} is pinned for {entry.name}@{version.short}")
+    typer.echo(f"build it with: appliance models build {entry.name}@{version.short}")
 
 
 def fetch(names: Names = None) -> None:
@@ -108,7 +127,8 @@ def build(
     gates = Gates(max_kld, max_ppl_increase)
     with room.workshop.entered():
         for entry, version in _chosen(room, names):
-            if (stored := room.store.find_version(entry, version)) is not None:
+            stored = room.store.find_version(entry, version)
+            if stored is not None and room.builder().has_all(entry, version):
                 typer.echo(f"{entry.name}@{version.short} is there already: {stored.path}")
                 continue
             _build(room, entry, version, gates, allow_code=allow_code)
