@@ -13,7 +13,7 @@ BENCH   := $(VENV)/.bench-$(WHEEL)
 CONVERT := $(VENV)-convert/.converter
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv convert test check format lock clean bench bench-full
+.PHONY: help run venv convert test torture check format lock clean bench bench-full
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ convert: $(CONVERT) ## Install the converter for `appliance models build` into .
 test: $(DEV) $(CONVERT) ## Run all tests, with the real model
 	@$(BIN)/appliance models fetch
 	$(BIN)/pytest
+
+torture: $(DEV) $(CONVERT) ## Kill each stage of a model's build at 20 random moments
+	@$(BIN)/appliance models fetch
+	TORTURE_POINTS=20 $(BIN)/pytest -v tests/pipeline/test_torture.py
 
 check: $(DEV) ## Format, lint, types, import contracts, and the tests that need no model
 	$(BIN)/ruff format --check

@@ -15,11 +15,6 @@ LINE_INTERVAL_S = 10.0
 class TerminalReport:
     """A :class:`appliance.models.report.Report` for people."""
 
-    def say(self, text: str) -> None:
-        from rich.console import Console
-
-        Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
-
     @contextmanager
     def stage(self, title: str, total: int, *, is_bytes: bool = False) -> Iterator[Callable[[int], None]]:
         from rich import progress
@@ -35,6 +30,7 @@ class TerminalReport:
         with progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True)) as bars:
             task = bars.add_task(title, total=total)
             yield lambda n: bars.advance(task, n)
+            bars.update(task, completed=total)
 
 
 class LineReport:
@@ -43,15 +39,11 @@ class LineReport:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
 
-    def say(self, text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-
     @contextmanager
     def stage(self, title: str, total: int, *, is_bytes: bool = False) -> Iterator[Callable[[int], None]]:
         from rich.filesize import decimal
 
-        self.say(f"{title} ({decimal(total)})" if is_bytes else title)
+        _say(f"{title} ({decimal(total)})" if is_bytes else title)
         started = said = self._clock()
         done, lock = 0, Lock()
 
@@ -66,9 +58,14 @@ class LineReport:
                 rate = done / (now - started)
                 left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
                 speed = f" at {decimal(int(rate))}/s" if is_bytes else ""
-                self.say(f"  {title}: {100 * done // max(total, 1)} %{speed}{left}")
+                _say(f"  {title}: {100 * done // max(total, 1)} %{speed}{left}")
 
         yield advance
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def report() -> TerminalReport | LineReport:

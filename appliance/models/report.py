@@ -10,17 +10,11 @@ Advance = Callable[[int], None]
 
 
 class Report(Protocol):
-    def say(self, text: str) -> None:
-        """One line about what was done or found."""
-
     def stage(self, title: str, total: int, *, is_bytes: bool = False) -> AbstractContextManager[Advance]:
         """Work of ``total`` units. What it gives is called with how many more are done, from any thread."""
 
 
 class Silent:
-    def say(self, text: str) -> None:
-        pass
-
     @contextmanager
     def stage(self, title: str, total: int, *, is_bytes: bool = False) -> Iterator[Advance]:
         yield lambda n: None

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -104,27 +102,6 @@ def test_q4_1_of_it_has_the_tensors_of_the_file_that_it_came_from(
 def test_quantization_gives_the_same_bytes_for_any_number_of_threads(built: Workplace, tmp_path: Path) -> None:
     one, two = (quantized(built.made()[0], tmp_path / f"{n}.gguf", "Q4_0", n) for n in (1, 2))
     assert one == two == next(iter(built.published().values()))
-
-
-def test_killed_anywhere_and_started_again_it_ends_in_the_same_bytes(
-    built: Workplace, real_hub: LoopbackHub, tmp_path: Path
-) -> None:
-    place = Workplace(tmp_path / "killed", real_hub)
-    place.run("add", REPO)
-    chance = random.Random(5)
-    for _ in range(3):
-        process = place.start("build", NAME)
-        try:
-            process.wait(chance.uniform(1, 20))
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-        for content in place.published().values():
-            assert content == next(iter(built.published().values())), "a file has its name and isn't whole"
-    place.run("build", NAME)
-    assert place.published() == built.published()
-    assert place.lock_path.read_text() == built.lock_path.read_text()
-    assert not list(place.models.rglob("*.part"))
 
 
 def test_rebuilding_proves_the_bytes_and_damage_is_found(built: Workplace, tmp_path: Path) -> None:

@@ -39,13 +39,18 @@ class LlamaLog:
         return "; ".join(self._warnings) or "llama.cpp says no more"
 
     def _take(self, level: int, text: bytes, user_data: object) -> None:
-        if level != _CONTINUED:
-            self._line, self._level = "", level
+        # A line comes in pieces, each with its level.
         self._line += text.decode("utf-8", "replace")
+        if level != _CONTINUED:
+            self._level = max(self._level, level)
+        if not self._line.endswith("\n"):
+            return
+        line, is_warning = self._line.strip(), self._level in (_WARNING, _ERROR)
+        self._line, self._level = "", 0
+        if is_warning:
+            self._warnings.append(line)
         if self._on_line is not None:
-            self._on_line(self._line)
-        if self._line.endswith("\n") and self._level in (_WARNING, _ERROR):
-            self._warnings.append(self._line.strip())
+            self._on_line(line)
 
 
 def run_job(work: Callable[[dict[str, Any]], Any]) -> None:

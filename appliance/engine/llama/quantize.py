@@ -108,7 +108,7 @@ def _known(numbers: dict[str, int], name: str, what: str) -> int:
 
 
 def _show_progress(line: str) -> None:
-    if line.endswith("\n") and (match := _TENSOR.match(line)):
+    if match := _TENSOR.match(line):
         say_progress(int(match[1]), int(match[2]))
 
 
