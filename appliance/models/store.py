@@ -118,6 +118,17 @@ class ModelStore:
         paths = (_adapter_path(_folder(root, entry.name, version.gguf), adapter, adapter.gguf) for root in self._roots)
         return next((path for path in paths if path.exists()), None)
 
+    def verify_adapters(self, entry: Entry, version: Version) -> None:
+        """Reads the adapters that are published. Raises ConfigError if one has other bytes than the lock says."""
+        for adapter in version.adapters:
+            path = self.find_adapter(entry, version, adapter)
+            if path is None or adapter.gguf is None:
+                continue
+            if (digest := sha256_of(path)) != adapter.gguf.sha256:
+                raise ConfigError(
+                    f"{path} has sha256 {digest}, models.lock says {adapter.gguf.sha256}; delete it and build it again"
+                )
+
     def publish_adapter(self, entry: Entry, version: Version, adapter: Adapter, source: Path) -> None:
         """Puts an adapter's file beside its model's. Raises ConfigError if it has other bytes than the lock says."""
         if version.gguf is None or adapter.gguf is None:

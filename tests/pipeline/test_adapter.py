@@ -61,6 +61,11 @@ def test_an_adapter_is_pinned_converted_and_does_what_torch_does(
         files.append((path.read_bytes(), place.lock_path.read_text()))
     assert files[0] == files[1], "another folder, other bytes"
     assert str(tmp_path).encode() not in files[0][0]
+    assert place.run("verify", "--deep").endswith(": ok\n")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "failed: " in place.run("verify", "--deep", status=1)
+    path.write_bytes(content)
     tokens, by_torch = adapter
     (model,) = place.models.glob("*/*/model.gguf")
     ours = next_log_probs(model, path, [int(token) for token in tokens])

@@ -134,7 +134,7 @@ def test_an_upgrade_is_made_like_the_one_before_and_can_be_taken_back(
         said = place.run("upgrade", NAME)
     finally:
         repo.files["generation_config.json"] = kept
-    assert re.search(r"perplexity 35\.\d+ before, 35\.\d+ now", said)
+    assert re.search(r"in use until now, and .*: perplexity 35\.\d+ and 35\.\d+", said)
     newest, older = place.lock.entry(NAME).versions
     assert older == built.lock.entry(NAME).versions[0]
     assert newest.defaults == {"temperature": 0.2}

@@ -159,6 +159,7 @@ def _verified(room: Room, entry: Entry, version: Version, *, deep: bool, rebuild
         if deep and version.gguf is not None:
             with room.report.stage(f"hashing {entry.name}", version.gguf.size_bytes, is_bytes=True) as advance:
                 stored = room.store.verify(entry, version, advance)
+            room.store.verify_adapters(entry, version)
         else:
             stored = room.store.find_version(entry, version)
         if stored is None:

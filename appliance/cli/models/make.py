@@ -155,6 +155,7 @@ def upgrade(
     with room.workshop.entered():
         entry = room.lock.entry(name)
         old = entry.versions[0]
+        in_use = room.current(entry) or old
         if not isinstance(old.source, HubSource):
             raise ConfigError(f"{entry.name} does not come from the hub; change its source in models.lock by hand")
         wish = Wish(
@@ -173,10 +174,10 @@ def upgrade(
             return
         change_lock(room.config.models_lock, lambda lock: with_entry(lock, entry))
         done = _build(room, entry, version, Gates(max_kld, max_ppl_increase), allow_code=allow_code)
-    if done.quality is not None and old.quality is not None:
+    if done.quality is not None and in_use.quality is not None:
         typer.echo(
-            f"perplexity {old.quality.perplexity} before, {done.quality.perplexity} now; "
-            f"KL divergence {old.quality.kl_divergence} before, {done.quality.kl_divergence} now"
+            f"{in_use.short}, in use until now, and {done.short}: perplexity {in_use.quality.perplexity} and "
+            f"{done.quality.perplexity}, KL divergence {in_use.quality.kl_divergence} and {done.quality.kl_divergence}"
         )
 
 
