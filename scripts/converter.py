@@ -33,8 +33,8 @@ def main() -> None:
         sys.exit(__doc__)
     environment = Path(sys.argv[1]).absolute()
     python = environment / "bin" / "python"
-    if not python.exists():
-        venv.create(environment, with_pip=True)
+    if not python.exists() or subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode != 0:
+        venv.create(environment, with_pip=True, clear=True)
     say(f"installing the converter into {environment} (1.2 GB, most of it torch)")
     (torch,) = re.findall(r"^torch==.*$", PINS.read_text(), re.MULTILINE)
     for what in (["--require-hashes", "-r", str(LOCK)], [torch]):

@@ -56,12 +56,12 @@ def make_adapter(
     if not made.exists():
         with tempfile.TemporaryDirectory(prefix="appliance-adapter-") as scratch, workshop.new_file(made) as part:
             # The converter writes the names of both folders, and the base that the adapter names, into the file.
-            plain = Path(scratch) / adapter.name
-            plain.mkdir()
+            plain = Path(scratch) / "adapter" / adapter.name
+            plain.mkdir(parents=True)
             (plain / CONFIG).write_text(json.dumps(_plain_config(folder / CONFIG, base.repo)))
             shutil.copy(folder / WEIGHTS, plain)
-            model = Path(scratch) / model_name
-            model.mkdir()
+            model = Path(scratch) / "base" / model_name
+            model.mkdir(parents=True)
             shutil.copy(sources.fetch(base) / "config.json", model)
             converter.convert_adapter(plain, model, adapter.name, part)
     gguf = AdapterFile(sha256_of(made), made.stat().st_size)
@@ -85,7 +85,7 @@ def _base_config(version: Version) -> HubSource:
 def _plain_config(path: Path, repo: str) -> dict[str, object]:
     try:
         config = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no JSON: {error}") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ConfigError(f"{path} is no LoRA adapter: its peft_type is not LORA")

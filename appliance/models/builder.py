@@ -43,8 +43,15 @@ class Gates:
     max_kld: float | None = None
     max_ppl_increase: float | None = None
 
-    def check(self, name: str, quality: Quality) -> None:
-        """Raises ConfigError with the figures if it cost more."""
+    def check(self, name: str, quality: Quality | None) -> None:
+        """Raises ConfigError with the figures if it cost more, or if nobody knows what it cost."""
+        if self == Gates():
+            return
+        if quality is None:
+            raise ConfigError(
+                f"{name}: what quantization cost isn't known, since no unquantized file was converted here; "
+                "leave out --max-kld and --max-ppl-increase"
+            )
         increase = quality.perplexity / quality.perplexity_unquantized - 1
         if self.max_kld is not None and quality.kl_divergence > self.max_kld:
             raise ConfigError(
@@ -86,10 +93,15 @@ class Builder:
             ConfigError: a stage failed, the bytes are not those of the lock, or a gate is closed; none is published.
         """
         made, done = self.make(entry, version)
-        if done.quality is not None:
-            gates.check(entry.name, done.quality)
+        gates.check(entry.name, done.quality)
+        adapters = [
+            make_adapter(adapter, done, self._converter(), self._sources, self._workshop) for adapter in done.adapters
+        ]
+        done = msgspec.structs.replace(done, adapters=tuple(adapter for _, adapter in adapters))
         stored = self._store.publish(entry, done, made)
-        return self._with_adapters(entry, done), stored
+        for path, adapter in adapters:
+            self._store.publish_adapter(entry, done, adapter, path)
+        return done, stored
 
     def make(self, entry: Entry, version: Version) -> tuple[Path, Version]:
         """The file of a version, and what the lock should hold of it. Raises ConfigError."""
@@ -130,15 +142,6 @@ class Builder:
             return False
         return all(self._store.find_adapter(entry, version, adapter) is not None for adapter in version.adapters)
 
-    def _with_adapters(self, entry: Entry, version: Version) -> Version:
-        """Publishes what adapters a version has, and says what the lock should hold of them."""
-        done = []
-        for adapter in version.adapters:
-            made, known = make_adapter(adapter, version, self._converter(), self._sources, self._workshop)
-            self._store.publish_adapter(entry, version, known, made)
-            done.append(known)
-        return msgspec.structs.replace(version, adapters=tuple(done))
-
     def _from_gguf(self, entry: Entry, version: Version, source: HubSource) -> Path:
         """A file that is a GGUF already: as it is, in one piece, or quantized."""
         names = [file.path for file in source.files if file.path.endswith(".gguf")]
@@ -146,18 +149,19 @@ class Builder:
         if len(first) != 1:
             raise ConfigError(f"{entry.name}: models.lock names several GGUF files: {', '.join(names)}")
         path = self._sources.fetch(source) / first[0]
-        is_wanted = file_type(path) == version.quantization
+        self._sources.verify(source)
+        is_wanted = (file_type(path), version.tensor_types, version.imatrix_sha256) == (version.quantization, {}, None)
         if is_wanted and len(names) == 1:
             return path
         made = self._workshop.result("gguf", source.files, None if is_wanted else _recipe(version))
         if not made.exists():
             self._workshop.check_room(source.n_bytes, f"the file of {entry.name}")
-            self._quantize(path, made, None if is_wanted else version, f"joining the parts of {entry.name}")
+            title = f"joining the parts of {entry.name}" if is_wanted else _quantizing(entry, version)
+            self._quantize(path, made, None if is_wanted else version, title)
         return made
 
     def _from_weights(self, entry: Entry, version: Version, source: HubSource) -> tuple[Path, Version]:
-        folder = self._sources.fetch(source)
-        check_source(folder, allow_code=self._allow_code)
+        self._sources.fetch(source)
         converter = self._converter()
         conversion = version.conversion or converter.conversion(DEFAULT_OUTTYPE)
         converter.check(conversion)
@@ -165,14 +169,16 @@ class Builder:
         unquantized = self._workshop.result("convert", source.files, conversion, model_name)
         if not unquantized.exists():
             self._workshop.check_room(2 * source.n_bytes, f"the unquantized and the final file of {entry.name}")
-            with self._workshop.new_file(unquantized) as part:
+            self._sources.verify(source)
+            with self._sources.view(source, model_name) as folder, self._workshop.new_file(unquantized) as part:
+                check_source(folder, allow_code=self._allow_code)
                 converter.convert(folder, model_name, conversion.outtype, part)
         done = msgspec.structs.replace(version, conversion=conversion)
         if version.quantization.lower() == conversion.outtype:
             return unquantized, done
         made = self._workshop.result("quantize", unquantized.name, _recipe(version))
         if not made.exists():
-            self._quantize(unquantized, made, version, f"quantizing {entry.name} to {version.quantization}")
+            self._quantize(unquantized, made, version, _quantizing(entry, version))
         quality = version.quality
         if quality is None and _predicts_text(made):
             quality = self._measure(entry.name, unquantized, made)
@@ -224,6 +230,10 @@ class Builder:
         )
         write_atomically(kept, msgspec.json.encode(quality))
         return quality
+
+
+def _quantizing(entry: Entry, version: Version) -> str:
+    return f"quantizing {entry.name} to {version.quantization}"
 
 
 def file_types() -> list[str]:

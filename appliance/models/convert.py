@@ -162,6 +162,6 @@ def _json(path: Path) -> dict[str, object]:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no JSON: {error}") from None
     return content if isinstance(content, dict) else {}

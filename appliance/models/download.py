@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from appliance.models.report import Advance
 # Failures in a row, without a byte between them, until a download is given up; the pause doubles from the first.
 MAX_TRIES = 6
 FIRST_PAUSE_S = 0.5
-TIMEOUT = httpx.Timeout(30.0, connect=15.0)
+TIMEOUT = httpx.Timeout(15.0)  # then it goes on where it was
 
 
 class DownloadCancelled(Exception):
@@ -61,7 +60,7 @@ def download(
     *,
     advance: Advance,
     cancelled: Event,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], object] | None = None,
 ) -> str:
     """Brings ``part`` to the expected bytes, from whatever it holds already; the SHA-256 of the file.
 
@@ -74,20 +73,24 @@ def download(
     with part.open("r+b") as file:
         partial = _Partial(file, expected, advance, cancelled)
         partial.take_up()
-        n_failures = 0
+        n_failures = n_most = 0
         while partial.n_bytes < expected.size_bytes:
-            n_before = partial.n_bytes
+            if cancelled.is_set():
+                raise DownloadCancelled
+            n_most = max(n_most, partial.n_bytes)
             try:
                 _read_on(client, url, headers, partial)
                 continue
-            except (httpx.TransportError, _CutError) as error:
-                n_failures = 1 if partial.n_bytes > n_before else n_failures + 1
+            except (httpx.RequestError, RuntimeError, _CutError) as error:  # RuntimeError: the client was closed
+                if cancelled.is_set():
+                    raise DownloadCancelled from None
+                n_failures = 1 if partial.n_bytes > n_most else n_failures + 1
                 if n_failures >= MAX_TRIES:
                     raise ConfigError(
                         f"{url} can't be downloaded: {error or type(error).__name__}; {partial.n_bytes} of "
                         f"{expected.size_bytes} bytes are kept, the next call goes on from there"
                     ) from None
-            sleep(FIRST_PAUSE_S * 2 ** (n_failures - 1))
+            (sleep or cancelled.wait)(FIRST_PAUSE_S * 2 ** (n_failures - 1))
         flush(file)
     if (problem := partial.problem()) is not None:
         part.unlink()

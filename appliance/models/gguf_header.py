@@ -49,6 +49,9 @@ def header_of(file: GGUFFile, path: Path) -> GGUFHeader:
             raise ConfigError(f"{path}: {key} in its header is {type(found).__name__}, which it can't be")
         return found
 
+    n_parts = value("split.count", int) or 1
+    if n_parts > 1:
+        raise ConfigError(f"{path} is one of {n_parts} parts of a model; a whole file is wanted")
     architecture = value("general.architecture", str)
     n_ctx_train = value(f"{architecture}.context_length", int)
     if architecture is None or n_ctx_train is None:

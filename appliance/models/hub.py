@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,9 @@ class Hub:
             info = self._api.model_info(repo, revision=revision or DEFAULT_BRANCH, files_metadata=True)
         if info.sha is None or info.siblings is None:
             raise ConfigError(f"{self.endpoint} doesn't say what {repo} holds at {revision or DEFAULT_BRANCH}")
+        # They become names of folders and files before the lock is read again.
+        if not re.fullmatch(r"[0-9a-f]{40}", info.sha):
+            raise ConfigError(f"{self.endpoint} calls {info.sha!r} a commit of {repo}; it is none")
         files = tuple(_remote_file(repo, sibling) for sibling in info.siblings)
         card: Any = info.card_data or {}
         return RepoInfo(repo, info.sha, bool(info.gated), str(card.get("license") or ""), files)
@@ -69,7 +73,12 @@ class Hub:
         return self._hub.hf_hub_url(repo, path, revision=revision, endpoint=self.endpoint)
 
     def headers(self) -> dict[str, str]:
-        """For downloads; they hold the token, if there is one. They may go to the endpoint only."""
+        """For downloads; they hold the token, if there is one. They may go to the endpoint only.
+
+        Raises ConfigError where HF_HUB_OFFLINE is set.
+        """
+        if self._hub.constants.HF_HUB_OFFLINE:
+            raise ConfigError(f"files are missing that {self.endpoint} has, and HF_HUB_OFFLINE is set; unset it")
         from huggingface_hub.utils._headers import build_hf_headers
 
         return dict(build_hf_headers(library_name="llm-appliance"))
@@ -129,6 +138,8 @@ def _remote_file(repo: str, sibling: Any) -> RemoteFile:
         raise ConfigError(f"{repo} names a file outside itself: {error}") from None
     if sibling.size is None:
         raise ConfigError(f"{repo}: the hub doesn't say how large {sibling.rfilename} is")
+    if sibling.size < 0 or (sibling.lfs is not None and not re.fullmatch(r"[0-9a-f]{64}", sibling.lfs.sha256)):
+        raise ConfigError(f"{repo}: the hub gives no size or no SHA-256 of {sibling.rfilename}")
     if sibling.lfs is not None:
         return RemoteFile(sibling.rfilename, sibling.size, sibling.lfs.sha256, None)
     return RemoteFile(sibling.rfilename, sibling.size, None, sibling.blob_id)

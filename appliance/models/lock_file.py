@@ -21,8 +21,10 @@ _HEADER = "[[models]]"
 _INLINE = {"files"}
 
 
-def change_lock(path: Path, change: Callable[[Lock], Lock]) -> Lock:
+def change_lock(path: Path, change: Callable[[Lock], Lock], *, seen: Lock | None = None) -> Lock:
     """Applies ``change`` to what the file says now, and writes the result; two processes take turns.
+
+    ``seen``: what it said when ``change`` was thought out; if it says something else now, that is an error.
 
     Raises:
         ConfigError: the file can't be read or written, or what ``change`` made of it is no valid lock.
@@ -30,6 +32,8 @@ def change_lock(path: Path, change: Callable[[Lock], Lock]) -> Lock:
     path = path.resolve()
     with exclusive(path.parent):
         before = read_lock(path)
+        if seen is not None and before != seen:
+            raise ConfigError(f"{path} was changed meanwhile; run the command again")
         after = change(before)
         if after == before:
             return after
@@ -40,6 +44,11 @@ def change_lock(path: Path, change: Callable[[Lock], Lock]) -> Lock:
             )
         write_atomically(path, text)
     return after
+
+
+def validate(lock: Lock, path: Path) -> None:
+    """Raises ConfigError if ``lock`` can't be written to ``path``: a name that is none, or stands in it twice."""
+    parse_lock(tomlkit.dumps(plain(lock)).encode(), path)
 
 
 def with_entry(lock: Lock, entry: Entry) -> Lock:
@@ -105,7 +114,11 @@ def _blocks(text: str) -> list[str]:
 
 
 def _split_comments(block: str) -> tuple[str, str]:
-    at = block.index(_HEADER)
+    at = 0
+    for line in block.splitlines(keepends=True):
+        if line.strip() == _HEADER:
+            break
+        at += len(line)
     return block[:at], block[at:]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -69,8 +71,11 @@ def pin(wish: Wish, lock: Lock, hub: Hub, sources: Sources, workshop: Workshop) 
     if known is not None and isinstance(known.source, HubSource):
         patterns = patterns or known.source.allow_patterns
         allow_pickle = allow_pickle or known.source.allow_pickle
-    chosen = chosen_files(info, patterns, allow_pickle=allow_pickle)
-    source = sources.pin(HubSource(info.repo, info.revision, info.gated, patterns, allow_pickle), chosen)
+    if known is not None and isinstance(known.source, HubSource) and known.source.files:
+        source = known.source  # what is pinned stays as it is
+    else:
+        chosen = chosen_files(info, patterns, allow_pickle=allow_pickle)
+        source = sources.pin(HubSource(info.repo, info.revision, info.gated, patterns, allow_pickle), chosen)
     folder = workshop.source_folder(source)
     quantization = wanted or (known.quantization if known else _usual_quantization(source))
     license_sha256 = next((f.sha256 for f in source.files if _is_license(f.path)), None)
@@ -100,6 +105,10 @@ def pin(wish: Wish, lock: Lock, hub: Hub, sources: Sources, workshop: Workshop) 
 def replaced(lock: Lock, name: str, old: Version, new: Version) -> Lock:
     """``lock`` with what became known of a version. Raises ModelNotFound if the entry has gone."""
     entry = lock.entry(name)
+    if old not in entry.versions:
+        raise ConfigError(
+            f"models.lock was changed meanwhile, and what was found out of {name} isn't in it; run it again"
+        )
     versions = tuple(new if version == old else version for version in entry.versions)
     return with_entry(lock, msgspec.structs.replace(entry, versions=versions))
 
@@ -112,6 +121,8 @@ def default_name(repo: str) -> str:
 def _is_same(version: Version, wish: Wish, revision: str) -> bool:
     source = version.source
     if not isinstance(source, HubSource) or source.repo != wish.repo or source.revision not in (None, revision):
+        return False
+    if source.files and wish.allow_patterns not in ((), source.allow_patterns):
         return False
     if wish.imatrix_sha256 not in (None, version.imatrix_sha256) or wish.tensor_types not in ({}, version.tensor_types):
         return False
@@ -159,9 +170,13 @@ def _is_license(path: str) -> bool:
 def _sampling_defaults(folder: Path) -> dict[str, float | int]:
     try:
         config = json.loads((folder / "generation_config.json").read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     if not isinstance(config, dict) or config.get("do_sample") is False:
         return {}
     found = {ours: config.get(theirs) for theirs, ours in _DEFAULTS.items()}
-    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+    return {name: value for name, value in found.items() if _is_number(value)}
+
+
+def _is_number(value: Any) -> TypeGuard[float | int]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

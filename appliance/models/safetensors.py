@@ -13,7 +13,7 @@ _MAX_HEADER_BYTES = 100 << 20
 
 def largest_tensor_bytes(folder: Path) -> int:
     """Of all safetensors files in a folder; 0 if there are none. Raises ConfigError if one is cut off or damaged."""
-    return max((_largest(path) for path in sorted(folder.rglob("*.safetensors"))), default=0)
+    return max((_largest(path) for path in sorted(folder.rglob("*.safetensors")) if path.is_file()), default=0)
 
 
 def _largest(path: Path) -> int:
@@ -27,7 +27,7 @@ def _largest(path: Path) -> int:
             spans = [tuple(entry["data_offsets"]) for name, entry in header.items() if name != "__metadata__"]
             ends = [int(end) for _, end in spans]
             sizes = [int(end) - int(start) for start, end in spans]
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             raise ConfigError(f"{path} has a damaged header") from None
     if max(ends, default=0) != size - 8 - n_header:
         raise ConfigError(

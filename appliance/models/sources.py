@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Callable, Iterable
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -19,7 +22,7 @@ from appliance.models.download import DownloadCancelled, Expected, Refused, down
 from appliance.models.hub import Hub, RemoteFile, RepoInfo
 from appliance.models.lock import HubSource, SourceFile
 from appliance.models.report import Advance, Report
-from appliance.models.workshop import Workshop
+from appliance.models.workshop import SCRATCH, Workshop
 
 N_PARALLEL = 4
 # What conversion reads, and the licence. Not the model card: the converter would copy its words into the file.
@@ -81,34 +84,51 @@ class Sources:
 
     def fetch(self, source: HubSource) -> Path:
         """The folder with all files of a source. Raises ConfigError, with the remedy."""
-        wanted = [
-            (file.path, Expected(file.size_bytes, sha256=file.sha256))
-            for file in source.files
-            if not self._has(source, file)
-        ]
+        wanted = [(file.path, _locked(file)) for file in source.files if not self._has(source, file)]
         if wanted:
             self._workshop.check_room(self.n_bytes_missing(source), f"the files of {source.repo}")
             self._fetch(source, wanted, f"fetching {source.repo}")
         return self._workshop.source_folder(source)
 
+    @contextmanager
+    def view(self, source: HubSource, name: str) -> Iterator[Path]:
+        """A folder of this name with the files of a source and no others, as links."""
+        folder = self._workshop.source_folder(source)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._workshop.root) as scratch:
+            view = Path(scratch) / name
+            for file in source.files:
+                target = view / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.link(folder / file.path, target)
+            yield view
+
     def n_bytes_missing(self, source: HubSource) -> int:
         """What :meth:`fetch` would still download, at most."""
-        return sum(file.size_bytes for file in source.files if not self._has(source, file))
+        missing = [file for file in source.files if not self._has(source, file)]
+        parts = (self._part(source, file.path, _locked(file)) for file in missing)
+        here = sum(part.stat().st_size for part in parts if part.exists())
+        return max(0, sum(file.size_bytes for file in missing) - here)
 
     def verify(self, source: HubSource) -> None:
-        """Hashes what is here. Raises ConfigError if a file has other bytes than the lock says."""
+        """Hashes what is here. Raises ConfigError if a file has other bytes than the lock says, and deletes it."""
         folder = self._workshop.source_folder(source)
         here = [file for file in source.files if self._has(source, file)]
         with self._report.stage(f"hashing {source.repo}", sum(f.size_bytes for f in here), is_bytes=True) as advance:
             for file in here:
                 if (digest := sha256_of(folder / file.path, advance)) != file.sha256:
+                    (folder / file.path).unlink()
                     raise ConfigError(
-                        f"{folder / file.path} has sha256 {digest}, models.lock says {file.sha256}; delete it"
+                        f"{folder / file.path} has sha256 {digest}, models.lock says {file.sha256}; it was deleted, "
+                        "and the next call fetches it again"
                     )
 
     def _has(self, source: HubSource, file: SourceFile) -> bool:
         path = self._workshop.source_folder(source) / file.path
         return path.is_file() and path.stat().st_size == file.size_bytes
+
+    def _part(self, source: HubSource, path: str, expected: Expected) -> Path:
+        """By what is wanted: another commit with the same file goes on with it."""
+        return self._workshop.partial / hashlib.sha256(f"{source.repo} {path} {expected}".encode()).hexdigest()[:32]
 
     def _fetch(self, source: HubSource, wanted: list[tuple[str, Expected]], title: str) -> dict[str, str]:
         """Each file's SHA-256, by its path."""
@@ -129,6 +149,7 @@ class Sources:
                     hashes[running[done]] = done.result()
             except BaseException:
                 cancelled.set()
+                client.close()  # which ends what waits for a server
                 raise
         return hashes
 
@@ -146,8 +167,7 @@ class Sources:
         if cancelled.is_set():
             raise DownloadCancelled
         target = self._workshop.source_folder(source) / path
-        # By what is wanted: another commit with the same file goes on with it.
-        part = self._workshop.partial / hashlib.sha256(f"{source.repo} {path} {expected}".encode()).hexdigest()[:32]
+        part = self._part(source, path, expected)
         url = hub.url(source.repo, source.commit, path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -158,6 +178,10 @@ class Sources:
         except OSError as error:
             raise ConfigError(f"{target} can't be written: {error.strerror or error}") from None
         return digest
+
+
+def _locked(file: SourceFile) -> Expected:
+    return Expected(file.size_bytes, sha256=file.sha256)
 
 
 def _expected(file: RemoteFile) -> Expected:

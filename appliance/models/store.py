@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from appliance.models.report import Advance
 log = logging.getLogger(__name__)
 
 RECORD_SCHEMA = 3
+_FOLDER_NAME = re.compile(rf"[0-9a-f]{{{SHORT_SHA}}}")
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -139,7 +141,11 @@ class ModelStore:
 
     def unpublish(self, name: str, sha256: str) -> None:
         """Deletes a published file. Raises ConfigError if it can't be."""
-        folder = self._root / name / sha256[:SHORT_SHA]
+        self.delete(self._root / name / sha256[:SHORT_SHA])
+
+    @staticmethod
+    def delete(folder: Path) -> None:
+        """Deletes one of :meth:`folders`. Raises ConfigError if it can't be."""
         try:
             # Without its record it isn't found any more, also if the rest fails.
             (folder / "record.json").unlink(missing_ok=True)
@@ -150,11 +156,11 @@ class ModelStore:
             raise ConfigError(f"{folder} can't be deleted: {error.strerror}") from None
 
     def folders(self) -> Iterator[Path]:
-        """The folders of all files in the writable store, whether the lock names them or not."""
-        if self._root.is_dir():
-            for name in sorted(self._root.iterdir()):
-                if name.is_dir() and not name.name.startswith("."):
-                    yield from (folder for folder in sorted(name.iterdir()) if folder.is_dir())
+        """The folders of all files in the writable store, whether the lock names them or not; no others."""
+        for folder in sorted(self._root.glob("*/*")):
+            is_ours = _FOLDER_NAME.fullmatch(folder.name) and not folder.parent.name.startswith(".")
+            if is_ours and folder.is_dir() and not folder.is_symlink():
+                yield folder
 
 
 def describe(path: Path, advance: Advance | None = None) -> Gguf:
@@ -248,7 +254,7 @@ def _place(source: Path, path: Path) -> None:
 def _link_or_copy(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)  # the file, if it is a link
     except OSError:  # another file system, or one without links
         with source.open("rb") as content, target.open("wb") as out:
             shutil.copyfileobj(content, out, 1 << 20)

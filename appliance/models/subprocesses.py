@@ -27,7 +27,8 @@ def run_llama_job(module: str, request: dict[str, Any], title: str, report: Repo
     Raises:
         ConfigError: with the job's own words, or with how its process ended.
     """
-    command = [sys.executable, "-m", f"appliance.engine.llama.{module}", json.dumps(request)]
+    # Nothing is imported from the folder that it is called in (-P).
+    command = [sys.executable, "-P", "-m", f"appliance.engine.llama.{module}", json.dumps(request)]
     answer: dict[str, Any] = {}
     with tempfile.TemporaryFile() as errors, report.stage(title, 100) as advance:
         percent = 0

@@ -20,11 +20,15 @@ from appliance.files import PART, exclusive, rename
 from appliance.models.lock import HubSource
 
 WORK = ".work"
+# Folders in it that are gone when a command ends.
+SCRATCH = "scratch-"
 
 
 class Workshop:
-    def __init__(self, models_dir: Path) -> None:
+    def __init__(self, models_dir: Path, imatrix_dir: Path | None = None) -> None:
+        """``imatrix_dir``: where importance matrices are kept, if that isn't in ``models_dir``."""
         self.root = models_dir / WORK
+        self.imatrix_dir = imatrix_dir or models_dir / ".imatrix"
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -39,6 +43,8 @@ class Workshop:
         with exclusive(self.root, busy=f"another `appliance models` command works in {self.root}; wait for its end"):
             for left in self.made.glob(f"*{PART}"):  # by one that was killed
                 left.unlink()
+            for folder in self.root.glob(f"{SCRATCH}*"):
+                shutil.rmtree(folder)
             yield
 
     def check_room(self, n_bytes: int, what: str) -> None:
@@ -64,7 +70,7 @@ class Workshop:
 
     def imatrix(self, sha256: str) -> Path:
         """Where an importance matrix is kept; it can't be made again."""
-        return self.root.parent / ".imatrix" / f"{sha256}.gguf"
+        return self.imatrix_dir / f"{sha256}.gguf"
 
     def source_folder(self, source: HubSource) -> Path:
         return self.root / "sources" / source.repo.replace("/", "--") / source.commit

@@ -35,10 +35,16 @@ class CurrentVersions:
 
     def choose(self, name: str, sha256: str, *, instead_of: str | None) -> None:
         """``instead_of``: the version that was current until now. Raises ConfigError if it can't be written."""
-        if sha256 == instead_of:
+        known = self._choices.get(name)
+        if known is not None and known.current == sha256:
             return
-        self._choices[name] = Choice(sha256, instead_of)
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._choices[name] = Choice(sha256, instead_of if instead_of != sha256 else None)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigError(
+                f"state_dir={self._path.parent} can't be used: {error.strerror}; set APPLIANCE_STATE_DIR"
+            ) from None
         write_atomically(self._path, msgspec.json.format(msgspec.json.encode(self._choices), indent=1))
 
     def forget(self, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 
@@ -24,6 +24,7 @@ class Downloading:
         self.hub, self.client, self.part = hub, client, part
         self.advanced = 0
         self.pauses: list[float] = []
+        self.sleep: Callable[[float], None] = self.pauses.append
         self.cancelled = Event()
 
     def __call__(self, *, size: int = len(DATA), sha256: str | None = SHA256, git: str | None = None) -> str:
@@ -36,7 +37,7 @@ class Downloading:
             self.part,
             advance=self._advance,
             cancelled=self.cancelled,
-            sleep=self.pauses.append,
+            sleep=self.sleep,
         )
 
     def _advance(self, n: int) -> None:
@@ -157,6 +158,25 @@ def test_cancelling_keeps_what_has_come(downloading: Downloading) -> None:
     assert downloading.part.read_bytes() == DATA[:50_000]
     downloading.cancelled.clear()
     assert downloading() == SHA256
+
+
+def test_a_server_that_always_starts_over_is_given_up(downloading: Downloading) -> None:
+    downloading.hub.faults.cut_after, downloading.hub.faults.no_range = 70_000, True
+    with pytest.raises(ConfigError, match="the next call goes on from there"):
+        downloading()
+    assert len(downloading.hub.requests) == MAX_TRIES
+
+
+def test_cancelling_ends_the_waiting_between_tries(downloading: Downloading) -> None:
+    downloading.hub.faults.status, downloading.hub.faults.n_status = 503, 100
+
+    def cancel(_: float) -> None:
+        downloading.cancelled.set()
+
+    downloading.sleep = cancel
+    with pytest.raises(DownloadCancelled):
+        downloading()
+    assert len(downloading.hub.requests) == 1
 
 
 def test_an_empty_file_is_a_file(downloading: Downloading) -> None:

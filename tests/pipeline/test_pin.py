@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import save
 
 from appliance.errors import ConfigError
+from appliance.models.download import Expected
 from appliance.models.hub import Hub
 from appliance.models.lock import Entry, HubSource, Lock, SourceFile, Version
 from appliance.models.lock_file import with_entry
@@ -284,6 +285,46 @@ def test_a_fetch_that_was_cut_goes_on_in_the_next_call(desk: Desk, repo: Repo, h
     ranges = [asked for _, path, asked in hub.requests if path.endswith("model.safetensors")]
     assert ranges[0] is None
     assert "bytes=1000-" in ranges
+
+
+def test_what_is_partly_here_needs_less_room(desk: Desk, repo: Repo, hub: LoopbackHub) -> None:
+    _, version = desk.pin(WISH)
+    source = source_of(version)
+    before = desk.sources.n_bytes_missing(source)
+    (weights,) = (file for file in source.files if file.path == "model.safetensors")
+    expected = Expected(weights.size_bytes, sha256=weights.sha256)
+    desk.sources._part(source, weights.path, expected).write_bytes(WEIGHTS[:1000])
+    assert desk.sources.n_bytes_missing(source) == before - 1000
+
+
+def test_a_file_that_changed_on_the_disk_is_found_and_fetched_again(desk: Desk, repo: Repo, hub: LoopbackHub) -> None:
+    _, version = desk.pin(WISH)
+    folder = desk.fetch(source_of(version))
+    (folder / "model.safetensors").write_bytes(WEIGHTS[:-1] + b"x")
+    with pytest.raises(ConfigError, match="it was deleted"):
+        desk.sources.verify(source_of(version))
+    desk.fetch(source_of(version))
+    desk.sources.verify(source_of(version))
+
+
+def test_a_program_sees_the_pinned_files_and_no_others(desk: Desk, repo: Repo) -> None:
+    everything = Wish("org/My_Model-7B", name="all", allow_patterns=("*.md", "*.json"))
+    repo.files["a.safetensors"] = WEIGHTS
+    desk.pin(Wish("org/My_Model-7B", name="all", allow_patterns=(*everything.allow_patterns, "a.safetensors")))
+    _, version = desk.pin(WISH)
+    desk.fetch(source_of(version))
+    assert (desk.workshop.source_folder(source_of(version)) / "README.md").exists()
+    with desk.sources.view(source_of(version), "My_Model-7B") as view:
+        assert sorted(path.name for path in view.iterdir()) == sorted([*TAKEN, "a.safetensors"])
+        assert view.name == "My_Model-7B"
+    assert not view.exists()
+
+
+@pytest.mark.parametrize("config", ['{"temperature": NaN}', '{"top_k": true}', "[" * 100_000, "[]", "{"])
+def test_a_strange_generation_config_gives_no_defaults(desk: Desk, repo: Repo, config: str) -> None:
+    repo.files["generation_config.json"] = config.encode()
+    _, version = desk.pin(WISH)
+    assert version.defaults == {}
 
 
 def test_a_full_disk_is_noticed_before_anything_is_downloaded(

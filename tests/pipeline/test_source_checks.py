@@ -42,7 +42,16 @@ def test_weights_that_go_on_behind_their_end_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [b"not json", b"[]", b'{"a": 1}', b'{"a": {"data_offsets": 1}}', b'{"a": {"data_offsets": ["x", "y"]}}']
+    "header",
+    [
+        b"[" * 100_000,
+        b'{"a": {"data_offsets": [0, 1e999]}}',
+        b"not json",
+        b"[]",
+        b'{"a": 1}',
+        b'{"a": {"data_offsets": 1}}',
+        b'{"a": {"data_offsets": ["x", "y"]}}',
+    ],
 )
 def test_weights_with_a_damaged_header_are_refused(folder: Path, header: bytes) -> None:
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
@@ -81,7 +90,12 @@ def test_links_are_refused(folder: Path, target: str) -> None:
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [("{}", "names no architecture"), ('{"architectures": []}', "names no architecture"), ("{", "is no JSON")],
+    [
+        ("{}", "names no architecture"),
+        ('{"architectures": []}', "names no architecture"),
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+    ],
 )
 def test_a_configuration_that_does_not_say_what_the_model_is_is_refused(
     folder: Path, config: str, message: str

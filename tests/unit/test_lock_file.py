@@ -131,6 +131,14 @@ def test_a_lock_that_can_not_be_written_says_so_and_stays(path: Path, monkeypatc
     assert [file.name for file in path.parent.iterdir()] == ["models.lock"]
 
 
+def test_a_comment_that_looks_like_an_entry_is_a_comment(path: Path) -> None:
+    path.write_text(TEXT.replace('[[models]]\nname = "phi', '# like [[models]]\n[[models]]\nname = "phi'))
+    entry = read_lock(path).entry("phi-4-mini-instruct")
+    after = change_lock(path, lambda lock: with_entry(lock, msgspec.structs.replace(entry, note="x")))
+    assert after.entry("phi-4-mini-instruct").note == "x"
+    assert "# like [[models]]" in path.read_text()
+
+
 def test_a_link_is_followed(path: Path, tmp_path: Path) -> None:
     link = tmp_path / "elsewhere" / "models.lock"
     link.parent.mkdir()

@@ -58,9 +58,10 @@ def rm(
     _confirm(f"delete {names} from {room.config.models_dir} and from {room.config.models_lock}?", yes=yes)
     with room.workshop.entered():
         change_lock(room.config.models_lock, lambda lock: without(lock, entry.name, versions))
+        left = {other.gguf for other in entry.versions if other not in versions}
         for version in versions:
             choice = room.versions.get(entry.name)
-            if version.gguf is None:
+            if version.gguf is None or version.gguf in left:  # another revision gave the same file
                 continue
             if choice is not None and choice.current == version.gguf.sha256:
                 room.versions.forget(entry.name)
@@ -88,6 +89,8 @@ def gc(
             if version.gguf is not None
         }
         published = [folder for folder in room.store.folders() if folder not in named]
+        for left in (part for folder in named for part in folder.rglob("*.part")):  # by one that was killed
+            left.unlink()
         work = [room.workshop.made, room.workshop.partial] + ([] if keep_sources else [room.workshop.root / "sources"])
         garbage = [(path, _size(path)) for path in (*published, *work)]
         garbage = [(path, size) for path, size in garbage if size]
@@ -98,7 +101,7 @@ def gc(
             typer.echo(f"{size / 1e6:10.1f} MB  {path}")
         _confirm(f"free {sum(size for _, size in garbage) / 1e6:.1f} MB?", yes=yes)
         for folder in published:
-            room.store.unpublish(folder.parent.name, folder.name)
+            room.store.delete(folder)
         for folder in work:
             room.workshop.empty(folder)
     typer.echo("freed")

@@ -97,9 +97,9 @@ def diff(
     if Path(old).is_file() and Path(new).is_file():
         sides = [
             {
-                f"{entry.name}@{version.short}": plain(version)
+                entry.name: {**plain(entry), "versions": None}
+                | {f"@{version.short}": plain(version) for version in entry.versions}
                 for entry in read_lock(Path(path)).models
-                for version in entry.versions
             }
             for path in (old, new)
         ]
@@ -155,6 +155,8 @@ def verify(
 
 
 def _verified(room: Room, entry: Entry, version: Version, *, deep: bool, rebuild: bool) -> tuple[str, str | None]:
+    from appliance.models.lock import FileSource
+
     try:
         if deep and version.gguf is not None:
             with room.report.stage(f"hashing {entry.name}", version.gguf.size_bytes, is_bytes=True) as advance:
@@ -164,6 +166,8 @@ def _verified(room: Room, entry: Entry, version: Version, *, deep: bool, rebuild
             stored = room.store.find_version(entry, version)
         if stored is None:
             return "absent", f"fetch it with: appliance models fetch {entry.name}"
+        if rebuild and isinstance(version.source, FileSource):
+            return "ok", "it came from a file, and can't be made again"
         if rebuild:
             room.rebuild(entry, version)
     except ConfigError as error:

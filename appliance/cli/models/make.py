@@ -65,7 +65,7 @@ def add(
         wish = Wish(name_on_hub, revision, name, quant, tuple(file or ()), allow_pickle, imatrix_sha256, tensor_types)
         before = room.lock
         entry, version = pin(wish, before, room.hub, room.sources, room.workshop)
-        after = change_lock(room.config.models_lock, lambda lock: with_entry(lock, entry))
+        after = change_lock(room.config.models_lock, lambda lock: with_entry(lock, entry), seen=before)
     source = version.source
     assert isinstance(source, HubSource)
     changed = "pinned" if after != before else "is pinned already:"
@@ -129,6 +129,7 @@ def build(
         for entry, version in _chosen(room, names):
             stored = room.store.find_version(entry, version)
             if stored is not None and room.builder().has_all(entry, version):
+                gates.check(entry.name, version.quality)
                 typer.echo(f"{entry.name}@{version.short} is there already: {stored.path}")
                 continue
             _build(room, entry, version, gates, allow_code=allow_code)
@@ -168,11 +169,12 @@ def upgrade(
             old.imatrix_sha256,
             old.tensor_types,
         )
-        entry, version = pin(wish, room.lock, room.hub, room.sources, room.workshop)
+        seen = room.lock
+        entry, version = pin(wish, seen, room.hub, room.sources, room.workshop)
         if version.source == old.source and room.store.find_version(entry, old) is not None:
             typer.echo(f"{entry.name} is at {old.source.revision} already")
             return
-        change_lock(room.config.models_lock, lambda lock: with_entry(lock, entry))
+        change_lock(room.config.models_lock, lambda lock: with_entry(lock, entry), seen=seen)
         done = _build(room, entry, version, Gates(max_kld, max_ppl_increase), allow_code=allow_code)
     if done.quality is not None and in_use.quality is not None:
         typer.echo(
@@ -192,7 +194,7 @@ def import_file(
     from appliance.cli.models.room import Room
     from appliance.models.builder import file_type
     from appliance.models.lock import Entry, FileSource, Version
-    from appliance.models.lock_file import change_lock, with_entry
+    from appliance.models.lock_file import change_lock, validate, with_entry
     from appliance.models.pin import default_name
     from appliance.models.store import describe
 
@@ -201,17 +203,20 @@ def import_file(
         size = file.stat().st_size if file.is_file() else 0
         with room.report.stage(f"hashing {file.name}", size, is_bytes=True) as advance:
             gguf = describe(file, advance)
-        version = Version(FileSource(file.name), file_type(file) or "unknown", gguf=gguf)
+        seen = room.lock
+        file_name = file.name.encode("utf-8", "replace").decode()
+        version = Version(FileSource(file_name), file_type(file) or "unknown", gguf=gguf)
         fresh = Entry(name or default_name(file.stem), license, (version,))
-        known = next((entry for entry in room.lock.models if entry.name == fresh.name), None)
+        known = next((entry for entry in seen.models if entry.name == fresh.name), None)
         if known is not None and all(
             other.gguf is None or other.gguf.sha256 != gguf.sha256 for other in known.versions
         ):
             fresh = msgspec.structs.replace(known, versions=(version, *known.versions))
         elif known is not None:
             fresh = known
+        validate(with_entry(seen, fresh), room.config.models_lock)  # before anything is named after it
         stored = room.store.publish(fresh, version, file)
-        change_lock(room.config.models_lock, lambda lock: with_entry(lock, fresh))
+        change_lock(room.config.models_lock, lambda lock: with_entry(lock, fresh), seen=seen)
     typer.echo(f"{fresh.name}@{version.short} is in {stored.path}")
 
 

@@ -21,7 +21,7 @@ from appliance.models.lock_file import change_lock
 from appliance.models.pin import replaced
 from appliance.models.sources import Sources
 from appliance.models.store import ModelStore
-from appliance.models.workshop import Workshop
+from appliance.models.workshop import SCRATCH, Workshop
 from appliance.state.current import CurrentVersions
 
 
@@ -46,8 +46,8 @@ class Room:
 
     def rebuild(self, entry: Entry, version: Version) -> None:
         """Makes a version's file again in an empty place. Raises ConfigError if its bytes are others."""
-        with self.workshop.entered(), TemporaryDirectory(prefix="rebuild-", dir=self.workshop.root) as scratch:
-            workshop = Workshop(Path(scratch))
+        with self.workshop.entered(), TemporaryDirectory(prefix=SCRATCH, dir=self.workshop.root) as scratch:
+            workshop = Workshop(Path(scratch), self.workshop.imatrix_dir)
             with workshop.entered():
                 self.builder(workshop=workshop).make(entry, version)
 
