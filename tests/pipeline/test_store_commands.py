@@ -44,6 +44,22 @@ def test_a_copy_beside_a_model_is_neither_garbage_nor_does_gc_take_the_model(pla
     assert state(place, "a") == ["stored"]
 
 
+def test_a_file_that_is_linked_counts_where_it_is_freed(place: Workplace, tmp_path: Path) -> None:
+    path = file(tmp_path, "a")
+    size = path.stat().st_size
+    place.run("import", str(path))
+    (folder,) = (place.models / "a").iterdir()
+    os.link(path, place.models / ".work" / "made" / "x.gguf")
+    path.unlink()
+    assert place.run("gc", "--yes") == "nothing to free\n", "it would free nothing"
+    place.lock_path.write_text("schema = 1\n")
+    os.truncate(folder / "model.gguf", 3_000_000)
+    said = place.run("gc", "--yes")
+    assert "free 3.0 MB" in said or "       3.0 MB  " in said
+    assert size < 3_000_000
+    assert not folder.exists()
+
+
 def test_what_a_killed_copy_left_beside_a_model_is_freed(place: Workplace, tmp_path: Path) -> None:
     place.run("import", str(file(tmp_path, "a")))
     (folder,) = (place.models / "a").iterdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -92,8 +93,7 @@ def gc(
         for left in (part for folder in named for part in folder.rglob("*.part")):  # by one that was killed
             left.unlink()
         work = [room.workshop.made, room.workshop.partial] + ([] if keep_sources else [room.workshop.root / "sources"])
-        garbage = [(path, _size(path)) for path in (*published, *work)]
-        garbage = [(path, size) for path, size in garbage if size]
+        garbage = [(path, size) for path, size in _freed([*published, *work]) if size or path in published]
         if not garbage:
             typer.echo("nothing to free")
             return
@@ -107,10 +107,17 @@ def gc(
     typer.echo("freed")
 
 
-def _size(folder: Path) -> int:
-    """What deleting a folder would free: files that are linked elsewhere too free nothing."""
-    files = (path.stat() for path in folder.rglob("*") if path.is_file())
-    return sum(status.st_size for status in files if status.st_nlink == 1)
+def _freed(folders: list[Path]) -> list[tuple[Path, int]]:
+    """What deleting each would free, in bytes, if all are deleted. A file that is linked elsewhere frees nothing."""
+    found = [(folder, path.stat()) for folder in folders for path in folder.rglob("*") if path.is_file()]
+    n_links = Counter(status.st_ino for _, status in found)
+    sizes = dict.fromkeys(folders, 0)
+    counted: set[int] = set()
+    for folder, status in found:
+        if status.st_nlink == n_links[status.st_ino] and status.st_ino not in counted:
+            counted.add(status.st_ino)
+            sizes[folder] += status.st_size
+    return list(sizes.items())
 
 
 def _confirm(question: str, *, yes: bool) -> None:
