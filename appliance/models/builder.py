@@ -136,12 +136,6 @@ class Builder:
             )
         return made, msgspec.structs.replace(done, gguf=version.gguf or gguf)
 
-    def has_all(self, entry: Entry, version: Version) -> bool:
-        """Whether a version and its adapters are published."""
-        if self._store.find_version(entry, version) is None:
-            return False
-        return all(self._store.find_adapter(entry, version, adapter) is not None for adapter in version.adapters)
-
     def _from_gguf(self, entry: Entry, version: Version, source: HubSource) -> Path:
         """A file that is a GGUF already: as it is, in one piece, or quantized."""
         names = [file.path for file in source.files if file.path.endswith(".gguf")]

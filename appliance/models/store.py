@@ -113,6 +113,10 @@ class ModelStore:
         _place(source, folder / "model.gguf")
         return _write_record(folder, entry, version, version.gguf, read_header(folder / "model.gguf"))
 
+    def has_adapters(self, entry: Entry, version: Version) -> bool:
+        """Whether all adapters of a version are published."""
+        return all(self.find_adapter(entry, version, adapter) is not None for adapter in version.adapters)
+
     def find_adapter(self, entry: Entry, version: Version, adapter: Adapter) -> Path | None:
         """The published file of an adapter, or None."""
         if version.gguf is None or adapter.gguf is None:

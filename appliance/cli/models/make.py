@@ -128,7 +128,7 @@ def build(
     with room.workshop.entered():
         for entry, version in _chosen(room, names):
             stored = room.store.find_version(entry, version)
-            if stored is not None and room.builder().has_all(entry, version):
+            if stored is not None and room.store.has_adapters(entry, version):
                 gates.check(entry.name, version.quality)
                 typer.echo(f"{entry.name}@{version.short} is there already: {stored.path}")
                 continue
