@@ -1,0 +1,61 @@
+"""What of a model decides how much memory it takes: plain numbers, read from its file's header by ``appliance.models``."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class LayerShape(msgspec.Struct, frozen=True):
+    """One repeating layer.
+
+    ``n_bytes`` are its weights, ``n_expert_bytes`` of them the experts' tensors. llama.cpp's CPU backend may keep
+    ``repack_bytes`` of them a second time in an order of its own, ``n_expert_repack_bytes`` of those being experts'.
+    ``n_k`` and ``n_v`` are the elements that a token takes in the KV cache, ``n_state`` those that a sequence takes
+    whatever its length. An ``is_swa`` layer sees a sliding window only.
+    """
+
+    n_bytes: int = 0
+    n_expert_bytes: int = 0
+    repack_bytes: int = 0
+    n_expert_repack_bytes: int = 0
+    n_k: int = 0
+    n_v: int = 0
+    n_state: int = 0
+    is_swa: bool = False
+
+    @property
+    def is_recurrent(self) -> bool:
+        return self.n_state > 0
+
+
+class ModelShape(msgspec.Struct, frozen=True):
+    """A model without layers is one whose shape isn't known.
+
+    ``input_bytes`` are the token embeddings and what else always stays in RAM; ``output_bytes`` the output head, which
+    counts as one more layer. An ``is_tied`` head is the token embeddings' tensor once more: on a GPU it is a copy.
+    ``n_ff`` is the widest that a token's activations get in a layer, ``n_attention`` that of its queries.
+    """
+
+    architecture: str = ""
+    layers: tuple[LayerShape, ...] = ()
+    input_bytes: int = 0
+    output_bytes: int = 0
+    output_repack_bytes: int = 0
+    is_tied: bool = False
+    n_vocab: int = 0
+    n_embd: int = 0
+    n_ff: int = 0
+    n_head: int = 0
+    n_attention: int = 0
+    n_ctx_train: int = 0
+    n_swa: int = 0
+    file_bytes: int = 0
+
+    @property
+    def n_layers(self) -> int:
+        """Layers that can be put on a GPU: the repeating ones and the output head."""
+        return len(self.layers) + 1
+
+    @property
+    def has_experts(self) -> bool:
+        return any(layer.n_expert_bytes for layer in self.layers)
