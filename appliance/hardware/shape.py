@@ -1,4 +1,4 @@
-"""What of a model decides how much memory it takes: plain numbers, read from its file's header by ``appliance.models``."""
+"""What of a model decides how much memory it takes: plain numbers that ``appliance.models`` reads from a header."""
 
 from __future__ import annotations
 
