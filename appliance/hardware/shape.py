@@ -8,16 +8,16 @@ import msgspec
 class LayerShape(msgspec.Struct, frozen=True):
     """One repeating layer.
 
-    ``n_bytes`` are its weights, ``n_expert_bytes`` of them the experts' tensors. llama.cpp's CPU backend may keep
-    ``repack_bytes`` of them a second time in an order of its own, ``n_expert_repack_bytes`` of those being experts'.
-    ``n_k`` and ``n_v`` are the elements that a token takes in the KV cache, ``n_state`` those that a sequence takes
-    whatever its length. An ``is_swa`` layer sees a sliding window only.
+    ``n_bytes`` are all its weights, ``n_expert_bytes`` of them the experts' tensors. ``matrices`` has the bytes of its
+    matrices by the name of their type, ``expert_matrices`` those of the experts': some CPUs keep some types twice (see
+    ``repack``). ``n_k`` and ``n_v`` are the elements that a token takes in the KV cache, ``n_state`` those that a
+    sequence takes whatever its length. An ``is_swa`` layer sees a sliding window only.
     """
 
     n_bytes: int = 0
     n_expert_bytes: int = 0
-    repack_bytes: int = 0
-    n_expert_repack_bytes: int = 0
+    matrices: dict[str, int] = {}
+    expert_matrices: dict[str, int] = {}
     n_k: int = 0
     n_v: int = 0
     n_state: int = 0
@@ -32,21 +32,23 @@ class ModelShape(msgspec.Struct, frozen=True):
     """A model without layers is one whose shape isn't known.
 
     ``input_bytes`` are the token embeddings and what else always stays in RAM; ``output_bytes`` the output head, which
-    counts as one more layer. An ``is_tied`` head is the token embeddings' tensor once more: on a GPU it is a copy.
-    ``n_ff`` is the widest that a token's activations get in a layer, ``n_attention`` that of its queries.
+    counts as one more layer, and ``output_matrices`` its matrices by type. An ``is_tied`` head is the token embeddings'
+    tensor once more: on a GPU it is a copy. ``n_ff`` is the widest that a token's activations get in a layer,
+    ``n_attention`` that of its queries.
     """
 
     architecture: str = ""
     layers: tuple[LayerShape, ...] = ()
     input_bytes: int = 0
     output_bytes: int = 0
-    output_repack_bytes: int = 0
+    output_matrices: dict[str, int] = {}
     is_tied: bool = False
     n_vocab: int = 0
     n_embd: int = 0
     n_ff: int = 0
     n_head: int = 0
     n_attention: int = 0
+    n_expert_used: int = 0
     n_ctx_train: int = 0
     n_swa: int = 0
     file_bytes: int = 0

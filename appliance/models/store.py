@@ -19,13 +19,16 @@ import msgspec
 from appliance import logs
 from appliance.errors import ConfigError
 from appliance.files import PART, flush, rename, sha256_of, write_atomically
-from appliance.models.gguf_header import GGUFHeader, read_header
+from appliance.hardware.shape import ModelShape
+from appliance.models.gguf_file import read_gguf
+from appliance.models.gguf_header import GGUFHeader, header_of, read_header
 from appliance.models.lock import SHORT_SHA, Adapter, AdapterFile, Entry, Gguf, Version
 from appliance.models.report import Advance
+from appliance.models.shape import shape_of
 
 log = logging.getLogger(__name__)
 
-RECORD_SCHEMA = 3
+RECORD_SCHEMA = 4
 _FOLDER_NAME = re.compile(rf"[0-9a-f]{{{SHORT_SHA}}}")
 
 
@@ -40,6 +43,7 @@ class Record(msgspec.Struct, frozen=True):
     inode: int
     quantization: str
     header: GGUFHeader
+    shape: ModelShape = ModelShape()
 
 
 class StoredModel(msgspec.Struct, frozen=True):
@@ -109,9 +113,10 @@ class ModelStore:
                 f"{entry.name}: its chat template has sha256 {found.chat_template_sha256}, "
                 f"models.lock says {version.gguf.chat_template_sha256}"
             )
+        contents = _read_contents(source)
         folder = _folder(self._root, entry.name, version.gguf)
         _place(source, folder / "model.gguf")
-        return _write_record(folder, entry, version, version.gguf, read_header(folder / "model.gguf"))
+        return _write_record(folder, entry, version, version.gguf, contents)
 
     def has_adapters(self, entry: Entry, version: Version) -> bool:
         """Whether all adapters of a version are published."""
@@ -208,12 +213,15 @@ def _check(folder: Path, entry: Entry, version: Version, gguf: Gguf, advance: Ad
         )
     if record is not None and is_known:
         return StoredModel(path, record, entry.note)
-    header = record.header if record is not None else read_header(path)
-    return _write_record(folder, entry, version, gguf, header)
+    contents = (record.header, record.shape) if record is not None else _read_contents(path)
+    return _write_record(folder, entry, version, gguf, contents)
 
 
-def _write_record(folder: Path, entry: Entry, version: Version, gguf: Gguf, header: GGUFHeader) -> StoredModel:
+def _write_record(
+    folder: Path, entry: Entry, version: Version, gguf: Gguf, contents: tuple[GGUFHeader, ModelShape]
+) -> StoredModel:
     path = folder / "model.gguf"
+    header, shape = contents
     status = path.stat()
     record = Record(
         schema=RECORD_SCHEMA,
@@ -224,6 +232,7 @@ def _write_record(folder: Path, entry: Entry, version: Version, gguf: Gguf, head
         inode=status.st_ino,
         quantization=version.quantization,
         header=header,
+        shape=shape,
     )
     try:
         write_atomically(folder / "record.json", msgspec.json.format(msgspec.json.encode(record), indent=1))
@@ -231,6 +240,11 @@ def _write_record(folder: Path, entry: Entry, version: Version, gguf: Gguf, head
         # A store that is mounted read-only: its files are as good, and are hashed again at the next start.
         log.warning(logs.event("record_not_written", path=folder, reason=error.message))
     return StoredModel(path, record, entry.note)
+
+
+def _read_contents(path: Path) -> tuple[GGUFHeader, ModelShape]:
+    file = read_gguf(path)
+    return header_of(file, path), shape_of(file)
 
 
 def _read_record(path: Path) -> Record | None:
