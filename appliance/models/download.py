@@ -81,6 +81,8 @@ def download(
             try:
                 _read_on(client, url, headers, partial)
                 continue
+            except httpx.TooManyRedirects:
+                raise ConfigError(f"{url} can't be downloaded: it leads in a circle") from None
             except (httpx.RequestError, RuntimeError, _CutError) as error:  # RuntimeError: the client was closed
                 if cancelled.is_set():
                     raise DownloadCancelled from None

@@ -18,6 +18,10 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 # The largest known ones, with vocabularies of 260,000 tokens and their merges, take 16 MB.
 MAX_HEADER_BYTES = 64 << 20
+# What is made of a header may take this much: as objects, small strings, fields and tensors are many times larger than
+# in the file. The largest known vocabularies take a quarter of it.
+MAX_MEMORY_BYTES = 192 << 20
+MAX_TEXT_BYTES = 8 << 20
 MAX_KEY_BYTES = 65_535
 MAX_DIMS = 4
 DEFAULT_ALIGNMENT = 32
@@ -40,6 +44,8 @@ _U32, _U64 = _SCALARS[4], _SCALARS[10]
 # What the smallest item of its kind takes in the file: a count that asks for more than the rest of it is refused.
 _LEAST_FIELD_BYTES = 8 + 4 + 1
 _LEAST_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
+# About what each takes in memory, besides its texts and numbers.
+_ITEM_BYTES, _FIELD_BYTES, _TENSOR_BYTES = 8, 200, 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,13 @@ class _Cursor:
         self._file = file
         self.size = size
         self.position = 0
+        self._n_memory_left = MAX_MEMORY_BYTES
+
+    def charge(self, n_bytes: int) -> None:
+        """Counts what stays in memory of what was read."""
+        self._n_memory_left -= n_bytes
+        if self._n_memory_left < 0:
+            raise _MalformedError(f"its header takes more than {MAX_MEMORY_BYTES >> 20} MiB of memory")
 
     @property
     def n_left(self) -> int:
@@ -113,12 +126,14 @@ class _Cursor:
             raise _MalformedError(f"{what} is {n}, more than the file has room for")
         return n
 
-    def text(self, what: str, max_bytes: int = MAX_HEADER_BYTES) -> str:
+    def text(self, what: str, max_bytes: int = MAX_TEXT_BYTES) -> str:
         n_bytes = self.count(1, f"the length of {what}")
         if n_bytes > max_bytes:
             raise _MalformedError(f"{what} is {n_bytes} bytes long, more than {max_bytes}")
         # Tokens may be pieces of characters.
-        return self.read(n_bytes, what).decode("utf-8", "replace")
+        text = self.read(n_bytes, what).decode("utf-8", "replace")
+        self.charge(sys.getsizeof(text) + _ITEM_BYTES)
+        return text
 
 
 def _read(cursor: _Cursor) -> GGUFFile:
@@ -131,6 +146,7 @@ def _read(cursor: _Cursor) -> GGUFFile:
     n_fields = cursor.count(_LEAST_FIELD_BYTES, "the number of metadata fields")
     metadata: dict[str, Any] = {}
     for _ in range(n_fields):
+        cursor.charge(_FIELD_BYTES)
         key = cursor.text("a metadata key", MAX_KEY_BYTES)
         if key in metadata:
             raise _MalformedError(f"{key} stands in it twice")
@@ -161,6 +177,7 @@ def _value(cursor: _Cursor, kind: int, key: str) -> Any:
     if scalar is None:
         raise _MalformedError(f"{key} has items of the type {item_kind}, which may not stand in an array")
     n_items = cursor.count(scalar.size, f"the length of {key}")
+    cursor.charge(n_items * scalar.size)
     # As an array it takes no more room than in the file.
     numbers = array(scalar.format[-1].replace("?", "B"), cursor.read(n_items * scalar.size, key))
     if sys.byteorder == "big":
@@ -177,6 +194,7 @@ class _RawTensor:
 
 
 def _tensor(cursor: _Cursor) -> _RawTensor:
+    cursor.charge(_TENSOR_BYTES)
     name = cursor.text("a tensor's name", MAX_KEY_BYTES)
     n_dims = cursor.number(_U32, f"the dimensions of {name}")
     if n_dims > MAX_DIMS:

@@ -10,6 +10,7 @@ import http.server
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,7 +48,11 @@ class Repo:
 
 @dataclass
 class Faults:
-    """``cut_after``: bytes of a body until the connection ends, ``n_cuts`` times; ``wrong``: whose bytes are."""
+    """``cut_after``: bytes of a body until the connection ends, ``n_cuts`` times; ``wrong``: whose bytes are.
+
+    ``trickle``: so many bytes of a large file at a time, with so many seconds between them. ``held``: what is cut stays
+    open until this is set. ``circle``: each file is said to be where it is asked for.
+    """
 
     cut_after: int | None = None
     n_cuts: int = 1_000_000
@@ -57,6 +62,8 @@ class Faults:
     status: int | None = None
     n_status: int = 0
     held: threading.Event | None = None
+    trickle: tuple[int, float] | None = None
+    circle: bool = False
 
 
 @dataclass
@@ -163,6 +170,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": repo.commit, "ETag": f'"{git_blob(data)}"', "Accept-Ranges": "bytes"}
         if is_large:
             headers |= {"X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Linked-Size": str(len(data))}
+        if faults.circle and self.command == "GET":
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         if faults.n_status and self.command == "GET":
             faults.n_status -= 1
             return self._send_error(faults.status or 500, None, "Try later")
@@ -192,9 +204,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             body = body[: faults.cut_after]
             self.close_connection = True
         try:
-            self.wfile.write(body)
-            if is_large and faults.held is not None and self.close_connection:
+            n_at_once, pause_s = faults.trickle if is_large and faults.trickle is not None else (len(body) or 1, 0)
+            for first in range(0, len(body), n_at_once):
+                time.sleep(pause_s)
+                self.wfile.write(body[first : first + n_at_once])
                 self.wfile.flush()
+            if is_large and faults.held is not None and self.close_connection:
                 faults.held.wait(60)
         except OSError:  # the client has gone
             self.close_connection = True

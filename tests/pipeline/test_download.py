@@ -142,6 +142,13 @@ def test_a_server_that_is_not_there_is_given_up(downloading: Downloading) -> Non
         downloading()
 
 
+def test_an_address_that_leads_in_a_circle_is_asked_for_once(downloading: Downloading) -> None:
+    downloading.hub.faults.circle = True
+    with pytest.raises(ConfigError, match="big.bin can't be downloaded: it leads in a circle"):
+        downloading()
+    assert downloading.pauses == []
+
+
 def test_a_no_is_a_no(downloading: Downloading) -> None:
     downloading.hub.repos["org/model"].gated = True
     with pytest.raises(Refused) as caught:

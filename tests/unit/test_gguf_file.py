@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import ConfigError
-from appliance.models.gguf_file import MAX_HEADER_BYTES, read_gguf
+from appliance.models.gguf_file import MAX_HEADER_BYTES, MAX_TEXT_BYTES, read_gguf
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +140,43 @@ def test_a_header_that_never_ends_is_given_up(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(MAX_HEADER_BYTES + 1000)  # sparse
     with pytest.raises(ConfigError, match="the length of k is"):
+        read_gguf(path)
+
+
+U32, U64 = struct.Struct("<I").pack, struct.Struct("<Q").pack
+
+
+def crowded(kind: str, n_bytes: int) -> bytes:
+    """A header of this size that holds as many small things of a kind as there is room for."""
+    if kind == "strings":
+        n_items = n_bytes // len(text(b"ab"))
+        return header(text(b"k") + U32(9) + U32(8) + U64(n_items) + text(b"ab") * n_items)
+    if kind == "fields":
+        return header(*(text(b"%06x" % n) + U32(0) + b"\1" for n in range(n_bytes // 19)))
+    tensors = [text(b"%08x" % n) + U32(0) + U32(0) + U64(0) for n in range(n_bytes // 32)]
+    return header(*tensors, n_tensors=len(tensors), n_fields=0) + bytes(64)
+
+
+@pytest.mark.parametrize("kind", ["strings", "fields", "tensors"])
+def test_a_header_of_many_small_things_is_given_up_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = tmp_path / "crowded.gguf"
+    path.write_bytes(crowded(kind, 2 << 20))
+    read_gguf(path)
+    monkeypatch.setattr("appliance.models.gguf_file.MAX_MEMORY_BYTES", 4 << 20)
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match="its header takes more than 4 MiB of memory"):
+        read_gguf(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 << 20
+
+
+def test_a_text_that_is_no_text_of_a_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "long.gguf"
+    path.write_bytes(header(text(b"k") + U32(8) + text(bytes(MAX_TEXT_BYTES + 1))))
+    with pytest.raises(ConfigError, match="k is 8388609 bytes long, more than 8388608"):
         read_gguf(path)
 
 
