@@ -68,6 +68,12 @@ class EngineUnavailable(ApplianceError):
     status, kind, code = 503, "server_error", "engine_unavailable"
 
 
+class GPUMissing(ApplianceError):
+    """The model wants a GPU, and there is none to compute on: never a slow success."""
+
+    status, kind, code = 503, "server_error", "gpu_missing"
+
+
 class EngineCrashed(ApplianceError):
     """The engine process ended while it worked on this request."""
 
@@ -78,6 +84,10 @@ class EngineFailed(ApplianceError):
     """The engine could not compute this request, and says why."""
 
     status, kind, code = 500, "server_error", "engine_error"
+
+
+class EngineOutOfMemory(EngineFailed):
+    """A model could not be loaded for want of memory: with fewer layers on the GPU, or less context, it may be."""
 
 
 # What an engine process may answer a request with: its messages carry the code, not the class.

@@ -2,29 +2,90 @@
 
 It keeps the books of a KV cache and refuses what a real one would, so that the engine's loop can be tested without
 a model. Tokens are bytes; token 0 ends a generation.
+
+An engine process takes orders from its configuration: ``model_path`` is ``fake:`` and the fields of :class:`FakeModel`
+that are not as usual, as JSON, such as ``fake:{"oom_above_layers": 10, "n_layers": 24}``; :func:`fake_path` writes it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import time
-from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from appliance.engine.backend import BackendInfo, Sampled
-from appliance.engine.messages import EngineConfig, PromptPart, TokenLogprob
+import msgspec
+
+from appliance.engine.backend import BackendInfo, LoadCancelled, OnProgress, Sampled
+from appliance.engine.messages import Buffer, EngineConfig, PromptPart, TokenLogprob
 from appliance.engine.params import SamplingParams
 from appliance.engine.scheduler import StepPlan
 from appliance.engine.sequence import Sequence
 from appliance.engine.slots import Copy, Release
-from appliance.errors import InvalidRequest
+from appliance.errors import EngineFailed, EngineOutOfMemory, InvalidRequest
 
 END = 0
+PREFIX = "fake:"
+_LOOK_S = 0.005
+
+
+class FakeModel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How a fake engine process behaves.
+
+    Loading: it writes ``say`` to its stderr; takes ``load_s``, and then as long as the file ``load_until`` is not
+    there, saying how far it is and giving up when it is no longer wanted. Then, in this order, it ends by SIGABRT with
+    ``crash_at_load``, fails with the words of ``fail``, is out of memory with more layers on the GPU than
+    ``oom_above_layers`` (-1 means all ``n_layers``) or a context above ``oom_above_ctx``.
+
+    Serving: each step takes ``step_s``. After ``crash_after`` steps the next one ends the process by SIGABRT, after
+    ``hang_after`` steps the next one never ends. Steps are counted from 0 in each process.
+
+    All that goes wrong does so only as long as the file ``healed_by`` is not there, if one is named.
+    What it reports: ``buffers`` as [device, kind, n_bytes], ``anonymous_bytes``, ``has_gpu``, ``n_ctx_train`` (0: as
+    the context); as layers on the GPU those that it was given.
+    """
+
+    say: str = ""
+    load_s: float = 0.0
+    load_until: str = ""
+    crash_at_load: bool = False
+    fail: str = ""
+    oom_above_layers: int | None = None
+    oom_above_ctx: int | None = None
+    step_s: float = 0.001
+    crash_after: int | None = None
+    hang_after: int | None = None
+    healed_by: str = ""
+    n_layers: int = 10
+    n_ctx_train: int = 0
+    buffers: tuple[Buffer, ...] = ()
+    anonymous_bytes: int = 0
+    has_gpu: bool = False
+
+    @property
+    def is_ill(self) -> bool:
+        return not (self.healed_by and Path(self.healed_by).exists())
+
+
+def fake_path(**fields: Any) -> str:
+    """A ``model_path`` with these fields of :class:`FakeModel`."""
+    return PREFIX + msgspec.json.encode(FakeModel(**fields)).decode()
 
 
 class FakeBackend:
-    def __init__(self, *, n_ctx: int = 256, n_ctx_train: int = 256, n_seq_max: int = 8, step_s: float = 0.0) -> None:
-        """``step_s``: how long a step computes."""
-        self._step_s = step_s
+    def __init__(
+        self,
+        *,
+        n_ctx: int = 256,
+        n_ctx_train: int = 256,
+        n_seq_max: int = 8,
+        n_gpu_layers: int = 0,
+        model: FakeModel | None = None,
+    ) -> None:
+        """Without ``model``, steps take no time."""
+        self._model = model or FakeModel(step_s=0.0)
         self.info = BackendInfo(
             n_ctx=n_ctx,
             n_ctx_train=n_ctx_train,
@@ -35,6 +96,10 @@ class FakeBackend:
             exact_reuse=False,
             build="fake",
             device="fake",
+            buffers=self._model.buffers,
+            anonymous_bytes=self._model.anonymous_bytes,
+            n_gpu_layers=n_gpu_layers,
+            has_gpu=self._model.has_gpu,
         )
         self.samplers: set[Sequence] = set()
         self.slots: dict[int, list[int]] = {}
@@ -62,9 +127,10 @@ class FakeBackend:
         self.samplers.remove(sequence)
 
     def run(self, plan: StepPlan) -> list[Sampled]:
+        self._go_wrong()
         self.steps.append(plan)
-        if self._step_s:
-            time.sleep(self._step_s)
+        if self._model.step_s:
+            time.sleep(self._model.step_s)
         for operation in plan.memory:
             match operation:
                 case Copy(source, target, n_tokens):
@@ -82,6 +148,14 @@ class FakeBackend:
                 results.append(self._next(held, with_logprob=chunk.sequence.top_logprobs is not None))
         return results
 
+    def _go_wrong(self) -> None:
+        if len(self.steps) == self._model.crash_after and self._model.is_ill:
+            _crash()
+        if len(self.steps) == self._model.hang_after and self._model.is_ill:
+            gateway = os.getppid()
+            while os.getppid() == gateway:  # nothing is left behind by a test run that was killed
+                time.sleep(_LOOK_S)
+
     def _next(self, tokens: list[int], *, with_logprob: bool) -> Sampled:
         last = tokens[-1]
         if last == ord("!"):
@@ -90,9 +164,54 @@ class FakeBackend:
         return Sampled(token, TokenLogprob(bytes([token]), -0.5) if with_logprob else None)
 
 
-@contextlib.contextmanager
-def load_fake(config: EngineConfig) -> Iterator[FakeBackend]:
-    """As an engine process loads its model. ``n_ctx`` 0 means 256."""
+def load_fake(
+    config: EngineConfig, on_progress: OnProgress = lambda ratio: True
+) -> contextlib.AbstractContextManager[FakeBackend]:
+    """As an engine process loads its model. ``n_ctx`` 0 means 256.
+
+    A step takes as long as a fast model's: no test waits for it, but without it a client could not keep up.
+    """
+    orders = config.model_path.removeprefix(PREFIX) if config.model_path.startswith(PREFIX) else "{}"
+    model = msgspec.json.decode(orders, type=FakeModel)
     n_ctx = config.n_ctx or 256
-    # As long as a fast model takes: no test waits for it, but without it a client could not keep up.
-    yield FakeBackend(n_ctx=n_ctx, n_ctx_train=n_ctx, n_seq_max=config.max_running + 2, step_s=0.001)
+    n_gpu_layers = model.n_layers if config.n_gpu_layers < 0 else min(config.n_gpu_layers, model.n_layers)
+    if model.say:
+        sys.stderr.write(model.say + "\n")
+    _take_time(model, on_progress)
+    if model.is_ill:
+        _fail_to_load(model, n_ctx=n_ctx, n_gpu_layers=n_gpu_layers)
+    backend = FakeBackend(
+        n_ctx=n_ctx,
+        n_ctx_train=model.n_ctx_train or n_ctx,
+        n_seq_max=config.max_running + 2,
+        n_gpu_layers=n_gpu_layers,
+        model=model,
+    )
+    return contextlib.nullcontext(backend)
+
+
+def _take_time(model: FakeModel, on_progress: OnProgress) -> None:
+    begun_at = time.monotonic()
+    while (took_s := time.monotonic() - begun_at) < model.load_s or (
+        model.load_until and not Path(model.load_until).exists()
+    ):
+        if not on_progress(took_s / model.load_s if took_s < model.load_s else 0.99):
+            raise LoadCancelled
+        time.sleep(_LOOK_S)
+
+
+def _fail_to_load(model: FakeModel, *, n_ctx: int, n_gpu_layers: int) -> None:
+    if model.crash_at_load:
+        _crash()
+    if model.fail:
+        raise EngineFailed(model.fail)
+    if model.oom_above_layers is not None and n_gpu_layers > model.oom_above_layers:
+        raise EngineOutOfMemory(f"no memory for {n_gpu_layers} layers on the GPU")
+    if model.oom_above_ctx is not None and n_ctx > model.oom_above_ctx:
+        raise EngineOutOfMemory(f"no memory for a context of {n_ctx} tokens")
+
+
+def _crash() -> None:
+    sys.stderr.write("fake.c:1: GGML_ASSERT(false) failed\n")
+    sys.stderr.flush()
+    os.abort()

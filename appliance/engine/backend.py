@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from appliance.engine.messages import PromptPart, TokenLogprob
+from appliance.engine.messages import Buffer, PromptPart, TokenLogprob
 from appliance.engine.params import SamplingParams
 from appliance.engine.scheduler import StepPlan
 from appliance.engine.sequence import Sequence
+
+# Told how far loading is, from 0 to 1, as often as the backend likes; False: the model is no longer wanted.
+OnProgress = Callable[[float], bool]
+
+
+class LoadCancelled(Exception):
+    """The model was not loaded, since it is no longer wanted."""
 
 
 class KVCacheFull(Exception):
@@ -30,6 +38,7 @@ class BackendInfo:
     ``exact_batch``: with steps of at most so many tokens, the same request computed in the same steps gives the
     same logits, wherever its cells lie; None if the backend can't promise it. ``exact_reuse``: then its logits don't
     depend either on what else is in its steps, or on how a reused prefix was cut into steps.
+    ``buffers``, ``anonymous_bytes``, ``n_gpu_layers`` and ``has_gpu`` as in :class:`Ready`.
     """
 
     n_ctx: int
@@ -41,6 +50,10 @@ class BackendInfo:
     exact_reuse: bool
     build: str
     device: str
+    buffers: tuple[Buffer, ...] = ()
+    anonymous_bytes: int = 0
+    n_gpu_layers: int = 0
+    has_gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)

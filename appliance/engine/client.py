@@ -26,6 +26,7 @@ from appliance.engine.messages import (
     FrameReader,
     Load,
     LoadFailed,
+    LoadProgress,
     Ready,
     Report,
     Stop,
@@ -34,7 +35,7 @@ from appliance.engine.messages import (
     Tokenize,
     encode,
 )
-from appliance.errors import EngineCrashed, EngineFailed, InvalidRequest, QueueFull
+from appliance.errors import EngineCrashed, EngineFailed, EngineOutOfMemory, InvalidRequest, QueueFull
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,10 @@ class EngineProcess:
         self.pid = self._process.pid
         with contextlib.suppress(OSError):  # it has ended already: its closed socket will tell
             self.socket.sendall(encode(config))
+
+    def kill(self) -> None:
+        """Ends the process at once, also one that is stopped or does not answer."""
+        self._process.kill()
 
     async def end(self, grace_s: float) -> None:
         """Waits until the process has ended; kills it if that takes longer than ``grace_s``."""
@@ -158,12 +163,17 @@ class _Connection(asyncio.Protocol):
 class EngineClient:
     """Talks to one engine process on the running event loop."""
 
-    def __init__(self, process: EngineProcess, *, max_open: int) -> None:
-        """``max_open``: how many requests may run and wait together."""
+    def __init__(
+        self, process: EngineProcess, *, max_open: int, on_progress: Callable[[float], None] = lambda ratio: None
+    ) -> None:
+        """``max_open``: how many requests may run and wait together. ``on_progress`` is told how far loading is."""
         self._process = process
         self._max_open = max_open
         self.has_ended = False
         self.load: Load | None = None
+        # The part of the weights that is loaded; None until the engine has said so.
+        self.load_progress: float | None = None
+        self._on_progress = on_progress
         # The mean time between two requests' ends while others were open.
         self._gap_s = 0.0
         self._ended_at: float | None = None
@@ -238,6 +248,10 @@ class EngineClient:
         await self._process.end(grace_s)
         await self._serving
 
+    def kill(self) -> None:
+        """Ends the process at once; all its requests fail, and :meth:`ended` returns soon."""
+        self._process.kill()
+
     def _send(self, command: Command) -> None:
         self._write(encode(command))
 
@@ -279,8 +293,11 @@ class EngineClient:
                         self._note_end()
             case Ready():
                 self._ready.set_result(report)
-            case LoadFailed(message):
-                self._fail_to_load(EngineFailed(message))
+            case LoadProgress(ratio):
+                self.load_progress = ratio
+                self._on_progress(ratio)
+            case LoadFailed(message, is_out_of_memory):
+                self._fail_to_load(EngineOutOfMemory(message) if is_out_of_memory else EngineFailed(message))
 
     def _note_end(self) -> None:
         now = asyncio.get_running_loop().time()

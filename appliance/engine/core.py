@@ -63,6 +63,7 @@ class Counts:
     n_prompt_reused: int = 0
     n_sampled: int = 0
     compute_s: float = 0.0
+    longest_step_s: float = 0.0
 
 
 class EngineCore:
@@ -121,6 +122,7 @@ class EngineCore:
             n_preempted=scheduler.n_preempted,
             n_evicted=scheduler.n_evicted,
             compute_s=self._counts.compute_s,
+            longest_step_s=self._counts.longest_step_s,
         )
 
     def submit(self, message: Submit) -> list[Event]:
@@ -196,6 +198,8 @@ class EngineCore:
         self._counts.n_prompt_computed += plan.n_tokens - n_decoding
         self._counts.n_sampled += n_sampled
         self._counts.compute_s += step_s
+        if step_s > self._counts.longest_step_s:
+            self._counts.longest_step_s = step_s
 
     def _admit(self, message: Submit) -> _Request:
         tokens = list(message.tokens) if message.tokens else self._tokenize(message.parts)

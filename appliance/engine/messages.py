@@ -23,7 +23,10 @@ _LENGTH = struct.Struct(">I")
 class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     """What an engine process needs to know to start.
 
-    ``n_ctx`` 0 means min(n_ctx_train, 8192). ``tensor_types`` are ggml's names of the types of the model's tensors.
+    ``n_ctx`` 0 means min(n_ctx_train, 8192). ``type_k`` and ``type_v`` are ggml's names of the KV cache's types.
+    ``n_gpu_layers`` -1 means all; ``n_cpu_moe`` of the first layers keep their experts' tensors in RAM all the same;
+    ``tensor_split`` has each GPU's part of the layers, empty: by free memory.
+    ``tensor_types`` are ggml's names of the types of the model's tensors.
     ``longest_token_bytes`` bounds how few tokens a text of some size can be. ``n_threads`` compute steps that only
     decode, ``n_threads_batch`` those with prompts in them; ``poll`` is how long they look for work before they sleep.
     ``prompt_step_s`` is how long a step may take that computes prompts while answers stream; ``stream_interval_s`` how
@@ -43,6 +46,10 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     n_gpu_layers: int
     max_running: int
     prefix_reuse: bool
+    type_k: str = "f16"
+    type_v: str = "f16"
+    n_cpu_moe: int = 0
+    tensor_split: tuple[float, ...] = ()
 
 
 class PromptPart(msgspec.Struct, frozen=True, array_like=True):
@@ -190,17 +197,46 @@ Event = Accepted | Progress | Piece | SequenceFinished | Finished | Failed | Tok
 Terminal = Finished | Failed | Tokenized | Detokenized
 
 
+class LoadProgress(msgspec.Struct, frozen=True, tag="load_progress"):
+    """How far loading is: a part of the weights, from 0 to 1. Sent a few times a second at most."""
+
+    ratio: float
+
+
+class Buffer(msgspec.Struct, frozen=True, array_like=True):
+    """Memory that llama.cpp has allocated or mapped, in its own words.
+
+    ``device`` is the name of the buffer's type, such as CPU_Mapped, CPU_REPACK or CUDA0; ``kind`` is ``weights``,
+    ``kv``, ``compute`` or ``output``.
+    """
+
+    device: str
+    kind: str
+    n_bytes: int
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is loaded. ``device`` says where it computes, in words."""
+    """The model is loaded. ``device`` says where it computes, in words.
+
+    ``buffers`` is what llama.cpp says of its memory, ``anonymous_bytes`` what the process has in RAM that no file
+    backs. ``n_gpu_layers`` were put on GPUs; ``has_gpu`` says whether llama.cpp found one.
+    """
 
     n_ctx: int
     n_seq_max: int
     build: str
     device: str
+    buffers: tuple[Buffer, ...] = ()
+    anonymous_bytes: int = 0
+    n_gpu_layers: int = 0
+    has_gpu: bool = False
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    """``is_out_of_memory``: the same model may fit with fewer layers on the GPU, or a smaller context."""
+
     message: str
+    is_out_of_memory: bool = False
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
@@ -209,7 +245,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
     ``n_running`` and ``n_waiting`` sequences, ``n_cells_used`` cells of the KV cache's ``n_cells``; ``n_retained``
     slots that are kept for later prompts. ``n_prompt_computed`` and ``n_prompt_reused`` prompt tokens, ``n_sampled``
     tokens of answers, in ``n_steps`` that took ``compute_s`` together. ``n_preempted`` times a sequence made way for
-    others, ``n_evicted`` times a retained slot did.
+    others, ``n_evicted`` times a retained slot did. ``longest_step_s`` is how long one step has taken at most.
     """
 
     n_running: int = 0
@@ -224,6 +260,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
     n_preempted: int = 0
     n_evicted: int = 0
     compute_s: float = 0.0
+    longest_step_s: float = 0.0
 
 
 class Events(msgspec.Struct, frozen=True, tag="events"):
@@ -233,7 +270,7 @@ class Events(msgspec.Struct, frozen=True, tag="events"):
     load: Load
 
 
-Report = Ready | LoadFailed | Events
+Report = LoadProgress | Ready | LoadFailed | Events
 
 T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()

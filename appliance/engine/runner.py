@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from appliance import logs
-from appliance.engine.backend import Backend
+from appliance.engine.backend import Backend, BackendInfo, LoadCancelled, OnProgress
 from appliance.engine.core import EngineCore
 from appliance.engine.messages import (
     Abort,
@@ -22,18 +22,24 @@ from appliance.engine.messages import (
     Events,
     FrameReader,
     LoadFailed,
+    LoadProgress,
     Piece,
     Ready,
+    Report,
     Stop,
     Submit,
     Tokenize,
     encode,
 )
-from appliance.errors import ApplianceError, EngineUnavailable
+from appliance.errors import ApplianceError, EngineOutOfMemory, EngineUnavailable
 
 log = logging.getLogger(__name__)
 
 RECV_BYTES = 1 << 18
+# How often a load says how far it is, and looks whether it is still wanted.
+PROGRESS_INTERVAL_S = 0.1
+# While there is work, the gateway hears of the engine's steps this often, also of those that lead to no event.
+SIGN_OF_LIFE_S = 1.0
 
 
 class GatewayGone(Exception):
@@ -66,11 +72,37 @@ class CommandSocket:
                 raise GatewayGone
             commands += self._reader.feed(data)
 
-    def send(self, message: Ready | LoadFailed | Events) -> None:
+    def send(self, message: Report) -> None:
         try:
             self._connection.sendall(encode(message))
         except (BrokenPipeError, ConnectionResetError):
             raise GatewayGone from None
+
+
+class Loading:
+    """What the gateway and an engine that loads its model say to each other."""
+
+    def __init__(self, commands: CommandSocket, now: Callable[[], float] = time.monotonic) -> None:
+        self.received: list[Command] = []
+        self.is_gateway_gone = False
+        self._commands = commands
+        self._now = now
+        self._looked_at = -math.inf
+        self._ratio = -1.0
+
+    def on_progress(self, ratio: float) -> bool:
+        """Tells the gateway; False if it has gone, or wants the engine to stop."""
+        now = self._now()
+        if ratio >= 1.0 > self._ratio or now - self._looked_at >= PROGRESS_INTERVAL_S:
+            self._looked_at = now
+            try:
+                if ratio > self._ratio:
+                    self._ratio = ratio
+                    self._commands.send(LoadProgress(ratio))
+                self.received += self._commands.receive(wait=False)
+            except GatewayGone:
+                self.is_gateway_gone = True
+        return not (self.is_gateway_gone or any(isinstance(command, Stop) for command in self.received))
 
 
 class Outbox:
@@ -96,30 +128,42 @@ class Outbox:
     def flush(self, core: EngineCore) -> None:
         """Sends all that is there."""
         if self._events:
-            self._sent_at = self._now()
-            self._send(Events(tuple(self._events), core.load))
-            self._events = []
+            self._send_all(core, self._now())
 
     def flush_due(self, core: EngineCore) -> None:
-        """Sends what there is unless it may wait for the next step."""
-        if not (core.only_decodes and all(type(event) is Piece for event in self._events)) or self._is_due():
-            self.flush(core)
+        """Sends what there is unless it may wait for the next step; without events, that there was a step."""
+        if not self._events:
+            if not core.is_idle and (now := self._now()) - self._sent_at >= SIGN_OF_LIFE_S:
+                self._send_all(core, now)
+        elif not (core.only_decodes and all(type(event) is Piece for event in self._events)) or self._is_due():
+            self._send_all(core, self._now())
 
     def _is_due(self) -> bool:
         return self._now() - self._sent_at >= self._interval_s
 
+    def _send_all(self, core: EngineCore, now: float) -> None:
+        self._sent_at = now
+        self._send(Events(tuple(self._events), core.load))
+        self._events = []
 
-def run_engine(connection: socket.socket, load: Callable[[EngineConfig], AbstractContextManager[Backend]]) -> None:
+
+def run_engine(
+    connection: socket.socket, load: Callable[[EngineConfig, OnProgress], AbstractContextManager[Backend]]
+) -> None:
     """Loads the model that the first command names and serves until the gateway says stop or is gone."""
     commands = CommandSocket(connection)
     try:
         config, *rest = commands.receive(wait=True)
         if not isinstance(config, EngineConfig):
             raise ValueError(f"the first command must be the configuration, not {type(config).__name__}")
+        loading = Loading(commands)
         try:
-            backend_context = load(config)
+            backend_context = load(config, loading.on_progress)
         except ApplianceError as error:
-            commands.send(LoadFailed(error.message))
+            commands.send(LoadFailed(error.message, isinstance(error, EngineOutOfMemory)))
+            return
+        except LoadCancelled:
+            log.info(logs.event("load_cancelled", pid=os.getpid()))
             return
         with backend_context as backend:
             core = EngineCore(
@@ -131,18 +175,25 @@ def run_engine(connection: socket.socket, load: Callable[[EngineConfig], Abstrac
                 longest_token_bytes=config.longest_token_bytes,
             )
             info = backend.info
-            commands.send(
-                Ready(
-                    n_ctx=min(info.n_ctx, info.n_ctx_train),
-                    n_seq_max=info.n_seq_max,
-                    build=info.build,
-                    device=info.device,
-                )
-            )
+            loading.on_progress(1.0)
+            commands.send(_ready(info))
             log.info(logs.event("engine_ready", pid=os.getpid(), n_ctx=info.n_ctx, device=info.device))
-            _serve(core, commands, rest, Outbox(commands.send, config.stream_interval_s))
+            _serve(core, commands, rest + loading.received, Outbox(commands.send, config.stream_interval_s))
     except GatewayGone:
         log.info(logs.event("gateway_gone", pid=os.getpid()))
+
+
+def _ready(info: BackendInfo) -> Ready:
+    return Ready(
+        n_ctx=min(info.n_ctx, info.n_ctx_train),
+        n_seq_max=info.n_seq_max,
+        build=info.build,
+        device=info.device,
+        buffers=info.buffers,
+        anonymous_bytes=info.anonymous_bytes,
+        n_gpu_layers=info.n_gpu_layers,
+        has_gpu=info.has_gpu,
+    )
 
 
 def _serve(core: EngineCore, commands: CommandSocket, first: list[Command], outbox: Outbox) -> None:

@@ -6,14 +6,18 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import cast
 
+import msgspec
 import pytest
 
-from appliance.engine.backend import Backend
+from appliance.engine.backend import Backend, OnProgress
 from appliance.engine.core import EngineCore
 from appliance.engine.messages import (
     Abort,
     Accepted,
+    Buffer,
     Command,
     EngineConfig,
     Event,
@@ -22,16 +26,16 @@ from appliance.engine.messages import (
     Finished,
     FrameReader,
     LoadFailed,
+    LoadProgress,
     Piece,
     Ready,
     Report,
     Stop,
     encode,
 )
-from appliance.engine.runner import Outbox, run_engine
-from appliance.errors import EngineFailed
+from appliance.engine.runner import CommandSocket, Loading, Outbox, run_engine
 from tests.factories import submit
-from tests.fake_backend import FakeBackend, load_fake
+from tests.fake_backend import FakeBackend, fake_path, load_fake
 
 CONFIG = EngineConfig(
     model_path="",
@@ -63,6 +67,12 @@ class Peer:
         self.connection.sendall(b"".join(encode(command) for command in commands))
 
     def receive(self) -> Report:
+        """The next report, but how far loading is."""
+        while isinstance(report := self.receive_any(), LoadProgress):
+            pass
+        return report
+
+    def receive_any(self) -> Report:
         while not self._reports:
             data = self.connection.recv(65536)
             assert data, "the engine closed the socket"
@@ -91,8 +101,8 @@ class Engine:
         with theirs:
             run_engine(theirs, self.load)
 
-    def load(self, config: EngineConfig) -> AbstractContextManager[Backend]:
-        return load_fake(config)
+    def load(self, config: EngineConfig, on_progress: OnProgress) -> AbstractContextManager[Backend]:
+        return load_fake(config, on_progress)
 
     def close(self) -> None:
         self.peer.connection.close()
@@ -154,16 +164,98 @@ def test_an_idle_engine_whose_gateway_is_gone_ends() -> None:
     engine.close()
 
 
-def test_a_model_that_can_not_be_loaded_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Engine, config: EngineConfig) -> AbstractContextManager[Backend]:
-        raise EngineFailed("no memory")
-
-    monkeypatch.setattr(Engine, "load", refuse)
+def test_a_model_that_can_not_be_loaded_is_reported() -> None:
     engine = Engine()
-    engine.peer.send(CONFIG)
-    assert engine.peer.receive() == LoadFailed("no memory")
+    engine.peer.send(msgspec.structs.replace(CONFIG, model_path=fake_path(fail="no such file")))
+    assert engine.peer.receive() == LoadFailed("no such file")
     engine.join()
     engine.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [({"n_gpu_layers": -1}, "no memory for 10 layers on the GPU"), ({"n_ctx": 600}, "no memory for a context of 600")],
+)
+def test_a_model_that_does_not_fit_is_told_apart(fields: dict[str, int], reason: str) -> None:
+    path = fake_path(oom_above_layers=4, oom_above_ctx=512)
+    engine = Engine()
+    engine.peer.send(msgspec.structs.replace(CONFIG, model_path=path, **fields))
+    failed = engine.peer.receive()
+    assert isinstance(failed, LoadFailed)
+    assert failed.is_out_of_memory
+    assert reason in failed.message
+    engine.join()
+    engine.close()
+
+
+def test_what_was_measured_at_the_load_is_reported() -> None:
+    path = fake_path(buffers=(Buffer("CUDA0", "kv", 12),), anonymous_bytes=34, has_gpu=True, n_layers=7)
+    engine = Engine()
+    engine.peer.send(msgspec.structs.replace(CONFIG, model_path=path, n_gpu_layers=-1))
+    ready = engine.peer.receive()
+    assert isinstance(ready, Ready)
+    assert (ready.buffers, ready.anonymous_bytes) == ((Buffer("CUDA0", "kv", 12),), 34)
+    assert (ready.n_gpu_layers, ready.has_gpu) == (7, True)
+    engine.close()
+
+
+def test_a_load_says_how_far_it_is_up_to_its_end(tmp_path: Path) -> None:
+    engine = Engine()
+    engine.peer.send(msgspec.structs.replace(CONFIG, model_path=fake_path(load_until=str(tmp_path / "go"))))
+    assert engine.peer.receive_any() == LoadProgress(0.99)
+    (tmp_path / "go").touch()
+    assert engine.peer.receive_any() == LoadProgress(1.0)
+    assert isinstance(engine.peer.receive_any(), Ready)
+    engine.close()
+
+
+def test_a_load_that_nobody_waits_for_is_given_up(tmp_path: Path) -> None:
+    for command in ([], [Stop()]):
+        engine = Engine()
+        engine.peer.send(msgspec.structs.replace(CONFIG, model_path=fake_path(load_until=str(tmp_path / "never"))))
+        engine.peer.receive_any()
+        if command:
+            engine.peer.send(*command)
+            engine.join()
+        engine.close()
+
+
+def test_a_request_that_came_while_the_model_loaded_is_served(tmp_path: Path) -> None:
+    engine = Engine()
+    engine.peer.send(msgspec.structs.replace(CONFIG, model_path=fake_path(load_until=str(tmp_path / "go"))))
+    engine.peer.receive_any()
+    engine.peer.send(submit("a", request_id="r", max_tokens=2))
+    (tmp_path / "go").touch()
+    assert isinstance(engine.peer.receive(), Ready)
+    assert isinstance(engine.peer.events_until("r")[-1], Finished)
+    engine.close()
+
+
+class FakeGateway:
+    """The commands that an engine finds in its socket when it looks, while it loads."""
+
+    def __init__(self) -> None:
+        self.sent: list[Report] = []
+        self.waiting: list[Command] = []
+
+    def send(self, message: Report) -> None:
+        self.sent.append(message)
+
+    def receive(self, *, wait: bool) -> list[Command]:
+        received, self.waiting = self.waiting, []
+        return received
+
+
+def test_progress_is_sent_ten_times_a_second_at_most_and_at_the_end() -> None:
+    gateway, at_ms = FakeGateway(), 0
+    loading = Loading(cast(CommandSocket, gateway), now=lambda: at_ms / 1000)
+    for percent in range(101):
+        at_ms += 7
+        assert loading.on_progress(percent / 100)
+    sent = [report.ratio for report in gateway.sent if isinstance(report, LoadProgress)]
+    assert sent == [0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0]
+    assert loading.on_progress(1.0)
+    assert len(gateway.sent) == len(sent)
 
 
 class SlowClock:
@@ -219,6 +311,24 @@ def test_no_text_waits_for_a_prompt() -> None:
     clock.submit("1" * 40)  # takes several steps, of which each may be long
     assert [clock.step(0.001) for _ in range(5)] == [1, 1, 1, 1, 1]
     assert clock.step(0.001) + clock.step(0.001) <= 1
+
+
+def test_steps_that_lead_to_nothing_are_a_sign_of_life_each_second() -> None:
+    clock = SlowClock()
+    clock.outbox.put(clock.core.submit(submit("a", max_tokens=100, stop=("bcdefghi!",))))
+    assert [clock.step(0.25) for _ in range(9)] == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert [len(report.events) for report in clock.sent] == [1, 0, 1]
+    assert clock.sent[1].load.n_steps == 5
+    assert clock.text() == "bcdefghij"
+
+
+def test_an_idle_engine_says_nothing() -> None:
+    clock = SlowClock()
+    clock.submit("a", max_tokens=1)
+    clock.step(0.1)
+    clock.at_s += 100
+    clock.outbox.flush_due(clock.core)
+    assert len(clock.sent) == 1
 
 
 def test_no_text_waits_while_a_request_does() -> None:

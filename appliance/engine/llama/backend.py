@@ -6,7 +6,7 @@ from math import isfinite
 from types import TracebackType
 from typing import Self
 
-from appliance.engine.backend import BackendInfo, Sampled
+from appliance.engine.backend import BackendInfo, OnProgress, Sampled
 from appliance.engine.build import engine_build
 from appliance.engine.llama import library
 from appliance.engine.llama.context import Context, Logits
@@ -31,11 +31,11 @@ EXACT_TYPES = frozenset({"F32", "Q4_0", "Q4_1", "Q8_0"})
 class LlamaBackend:
     """A model with its context and the samplers of its sequences; use with ``with``."""
 
-    def __init__(self, config: EngineConfig) -> None:
-        """Loads the model. Raises EngineFailed if that can't be done."""
+    def __init__(self, config: EngineConfig, on_progress: OnProgress = lambda ratio: True) -> None:
+        """Loads the model. Raises EngineFailed if that can't be done, LoadCancelled if ``on_progress`` says so."""
         library.start()
         self._n_threads = config.n_threads
-        self._model = Model(config.model_path, n_gpu_layers=config.n_gpu_layers)
+        self._model = Model(config.model_path, n_gpu_layers=config.n_gpu_layers, on_progress=on_progress)
         n_slots = config.max_running + N_RETAINED
         self._lone_slot = n_slots
         try:

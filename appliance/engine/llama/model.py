@@ -6,6 +6,7 @@ import ctypes
 from types import TracebackType
 from typing import Any, Self
 
+from appliance.engine.backend import LoadCancelled, OnProgress
 from appliance.engine.llama.library import lib
 from appliance.engine.messages import PromptPart
 from appliance.errors import EngineFailed
@@ -18,13 +19,34 @@ _ANCHOR = "\n"
 class Model:
     """Owns a ``llama_model``; use with ``with``."""
 
-    def __init__(self, path: str, *, n_gpu_layers: int = 0, vocab_only: bool = False) -> None:
-        """Raises EngineFailed if the file can't be loaded; llama.cpp's log says why."""
+    def __init__(
+        self,
+        path: str,
+        *,
+        n_gpu_layers: int = 0,
+        vocab_only: bool = False,
+        on_progress: OnProgress = lambda ratio: True,
+    ) -> None:
+        """Raises EngineFailed if the file can't be loaded; llama.cpp's log says why.
+
+        Raises LoadCancelled if ``on_progress`` says so.
+        """
+        is_cancelled = False
+
+        @lib.llama_progress_callback  # type: ignore[untyped-decorator]
+        def progress(ratio: float, user_data: object) -> bool:
+            nonlocal is_cancelled
+            is_cancelled = not on_progress(ratio)
+            return not is_cancelled
+
         params = lib.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
         params.vocab_only = vocab_only
+        params.progress_callback = progress
         self.handle: Any = lib.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
+            if is_cancelled:
+                raise LoadCancelled
             raise EngineFailed(f"llama.cpp can't load {path}: see its messages above")
         self.vocab: Any = lib.llama_model_get_vocab(self.handle)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
