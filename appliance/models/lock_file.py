@@ -16,7 +16,7 @@ from appliance.errors import ConfigError
 from appliance.files import exclusive, write_atomically
 from appliance.models.lock import Entry, Lock, Part, Version, parse_lock, read_lock
 
-_HEADER = "[[models]]"
+_ENTRY, _VERSION = "[[models]]", "[[models.versions]]"
 # Lists of tables that are written a line each.
 _INLINE = {"files"}
 
@@ -77,31 +77,49 @@ def plain(value: Part) -> dict[str, Any]:
 
 
 def _rewritten(text: str, before: Lock, after: Lock) -> str:
-    """Entry by entry: those that are as they were keep their text, with the comments above and in them."""
-    preamble, *blocks = _blocks(text)
-    if len(blocks) != len(before.models):
-        raise ConfigError("models.lock is written in a way that can't be changed here: want one [[models]] an entry")
-    texts = {entry.name: block for entry, block in zip(before.models, blocks, strict=True)}
-    known = {entry.name: entry for entry in before.models}
+    """Entry by entry, and version by version: what is as it was keeps its text, with the comments above and in it."""
+    preamble, *texts = _blocks(text, _ENTRY)
+    _check_blocks(texts, before.models, _ENTRY)
+    known = {entry.name: (entry, text) for entry, text in zip(before.models, texts, strict=True)}
     written = [preamble]
     for entry in after.models:
-        old = known.get(entry.name)
-        if old is None:
-            written.append(_block(tomlkit.document(), {}, plain(entry)))
-        elif old == entry:
-            written.append(texts[entry.name])
+        if entry.name in known:
+            old, old_text = known[entry.name]
+            written.append(old_text if entry == old else _changed_entry(old_text, old, entry))
         else:
-            head, body = _split_comments(texts[entry.name])
-            written.append(head + _block(tomlkit.parse(body), plain(old), plain(entry)))
-    return "\n\n".join(part.strip("\n") for part in written if part.strip()) + "\n"
+            written.append(_block(tomlkit.document(), {}, plain(entry)))
+    return _joined(written)
 
 
-def _blocks(text: str) -> list[str]:
-    """What stands before the first entry, then each entry with the comments right above it."""
+def _changed_entry(text: str, before: Entry, after: Entry) -> str:
+    comments, body = _split_comments(text, _ENTRY)
+    head, *texts = _blocks(body, _VERSION)
+    _check_blocks(texts, before.versions, _VERSION)
+    old_head, new_head = ({**plain(entry), "versions": []} for entry in (before, after))
+    written = [comments + (head if new_head == old_head else _block(tomlkit.parse(head), old_head, new_head))]
+    left = [pair for pair in zip(before.versions, texts, strict=True) if pair[0] not in after.versions]
+    known = dict(zip(map(msgspec.json.encode, before.versions), texts, strict=True))
+    changed = [version for version in after.versions if version not in before.versions]
+    # New versions stand before those that were changed in their place.
+    n_new = max(0, len(changed) - len(left))
+    for version in after.versions:
+        if version not in changed:
+            written.append(known[msgspec.json.encode(version)])
+        elif changed.index(version) < n_new:
+            written.append(_version(tomlkit.document(), None, version))
+        else:
+            old, old_text = left[len(left) - len(changed) + changed.index(version)]
+            above, old_body = _split_comments(old_text, _VERSION)
+            written.append(above + _version(tomlkit.parse(f"{_ENTRY}\n{old_body}"), old, version))
+    return _joined(written)
+
+
+def _blocks(text: str, header: str) -> list[str]:
+    """What stands before the first ``header``, then each one's text with the comments right above it."""
     blocks = [""]
     pending = ""  # comments that belong to whatever follows
     for line in text.splitlines(keepends=True):
-        if line.strip() == _HEADER:
+        if line.strip() == header:
             blocks.append(pending + line)
             pending = ""
         elif line.startswith("#"):
@@ -113,13 +131,27 @@ def _blocks(text: str) -> list[str]:
     return blocks
 
 
-def _split_comments(block: str) -> tuple[str, str]:
+def _check_blocks(texts: list[str], parts: tuple[Part, ...], header: str) -> None:
+    if len(texts) != len(parts):
+        raise ConfigError(f"models.lock is written in a way that can't be changed here: want a line {header} for each")
+
+
+def _split_comments(block: str, header: str) -> tuple[str, str]:
     at = 0
     for line in block.splitlines(keepends=True):
-        if line.strip() == _HEADER:
+        if line.strip() == header:
             break
         at += len(line)
     return block[:at], block[at:]
+
+
+def _joined(texts: list[str]) -> str:
+    return "\n\n".join(text.strip("\n") for text in texts if text.strip()) + "\n"
+
+
+def _version(document: tomlkit.TOMLDocument, before: Version | None, after: Version) -> str:
+    old = {"versions": [plain(before)]} if before is not None else {}
+    return _block(document, old, {"versions": [plain(after)]}).removeprefix(_ENTRY).lstrip("\n")
 
 
 def _block(document: tomlkit.TOMLDocument, before: dict[str, Any], after: dict[str, Any]) -> str:

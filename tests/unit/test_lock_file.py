@@ -113,6 +113,79 @@ def test_versions_are_put_before_and_taken_out_again(path: Path) -> None:
     assert one.startswith(TEXT)
 
 
+COMMENTED = """\
+# ours
+schema = 1
+
+# the one
+[[models]]
+name = "one"
+license = "MIT"  # they said
+
+# first
+[[models.versions]]
+quantization = "Q4_0"  # small
+source = {kind = "file", file_name = "a.gguf"}
+
+# why the second
+# is here
+[[models.versions]]
+quantization = "Q8_0"
+source = {kind = "file", file_name = "b.gguf"}
+# the third, without a line between
+[[models.versions]]
+quantization = "F16"
+
+# where from
+[models.versions.source]
+kind = "file"
+file_name = "c.gguf"
+# the end
+"""
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_version_takes_its_own_comments_with_it_and_no_others(path: Path, number: int) -> None:
+    path.write_text(COMMENTED)
+    gone = read_lock(path).entry("one").versions[number]
+    change_lock(path, lambda lock: without(lock, "one", (gone,)))
+    head, first, second, third = (
+        COMMENTED[: COMMENTED.index("# first")],
+        COMMENTED[COMMENTED.index("# first") : COMMENTED.index("# why")],
+        COMMENTED[COMMENTED.index("# why") : COMMENTED.index("# the third")],
+        COMMENTED[COMMENTED.index("# the third") :],
+    )
+    kept = [part.strip("\n") for part in (head, first, second, third) if part != (first, second, third)[number]]
+    assert path.read_text() == "\n\n".join(kept) + "\n"
+    change_lock(path, lambda lock: without(lock, "one", read_lock(path).entry("one").versions))
+    assert path.read_text() == "# ours\nschema = 1\n"
+
+
+def test_of_versions_that_change_their_comments_stay(path: Path) -> None:
+    path.write_text(COMMENTED)
+    before = read_lock(path).entry("one")
+    changed = tuple(msgspec.structs.replace(version, gguf=GGUF) for version in before.versions[1:])
+    after = msgspec.structs.replace(before, versions=(hub_version(), before.versions[0], *changed), note="new")
+    change_lock(path, lambda lock: with_entry(lock, after))
+    text = path.read_text()
+    assert read_lock(path).entry("one") == after
+    assert [line for line in COMMENTED.splitlines() if line not in text.splitlines()] == []
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    assert comments == [line for line in COMMENTED.splitlines() if line.startswith("#")]
+    assert text.index("# first") < text.index('[[models.versions]]\nquantization = "Q4_0"  # small')
+    assert text.index('# is here\n[[models.versions]]\nquantization = "Q8_0"') > 0
+
+
+def test_a_lock_in_another_form_is_not_changed(path: Path) -> None:
+    text = 'schema = 1\nmodels = [{name = "a", license = "MIT", versions = []}]\n'.replace(
+        "[]", '[{quantization = "F16", source = {kind = "file", file_name = "a.gguf"}}]'
+    )
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="is written in a way that can't be changed here"):
+        change_lock(path, lambda lock: with_entry(lock, msgspec.structs.replace(lock.entry("a"), note="x")))
+    assert path.read_text() == text
+
+
 def test_an_entry_in_the_middle_is_removed_alone(path: Path) -> None:
     lock = read_lock(path)
     gone = lock.models[1]
