@@ -9,8 +9,9 @@ import msgspec
 from appliance.errors import ConfigError
 
 RAM = "RAM"
+MIB = 1 << 20
 GIB = 1 << 30
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": GIB, "T": 1 << 40}
+_UNITS = {"": 1, "K": 1 << 10, "M": MIB, "G": GIB, "T": 1 << 40}
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 
 
@@ -48,4 +49,4 @@ def format_bytes(n_bytes: int) -> str:
     """As people read it: ``5.2 GiB``, ``98 MiB``."""
     if abs(n_bytes) >= GIB:
         return f"{n_bytes / GIB:.1f} GiB"
-    return f"{n_bytes / (1 << 20):.0f} MiB"
+    return f"{n_bytes / MIB:.0f} MiB"

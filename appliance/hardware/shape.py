@@ -32,9 +32,9 @@ class ModelShape(msgspec.Struct, frozen=True):
     """A model without layers is one whose shape isn't known.
 
     ``input_bytes`` are the token embeddings and what else always stays in RAM; ``output_bytes`` the output head, which
-    counts as one more layer, and ``output_matrices`` its matrices by type. An ``is_tied`` head is the token embeddings'
-    tensor once more: on a GPU it is a copy. ``n_ff`` is the widest that a token's activations get in a layer,
-    ``n_attention`` that of its queries.
+    counts as one more layer, and ``output_matrices`` its matrices by type. ``tied_bytes`` of it are the embeddings'
+    tensor once more, which is a copy where the head is on a GPU. A token's activations in a layer are ``n_ff`` wide,
+    and where it has experts ``n_expert_used`` times ``n_ff_expert``; its queries are ``n_attention`` wide.
     """
 
     architecture: str = ""
@@ -42,13 +42,14 @@ class ModelShape(msgspec.Struct, frozen=True):
     input_bytes: int = 0
     output_bytes: int = 0
     output_matrices: dict[str, int] = {}
-    is_tied: bool = False
+    tied_bytes: int = 0
     n_vocab: int = 0
     n_embd: int = 0
     n_ff: int = 0
     n_head: int = 0
     n_attention: int = 0
     n_expert_used: int = 0
+    n_ff_expert: int = 0
     n_ctx_train: int = 0
     n_swa: int = 0
     file_bytes: int = 0

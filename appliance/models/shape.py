@@ -41,26 +41,24 @@ def shape_of(file: GGUFFile) -> ModelShape:
         else:
             (inputs if tensor.name.startswith(_INPUT) else outputs).append(tensor)
     embedding = next((tensor for tensor in inputs if tensor.name == _EMBEDDING), None)
-    is_tied = all(tensor.name != _OUTPUT for tensor in outputs)
-    head = outputs + [embedding] if is_tied and embedding is not None else outputs
+    tied = [embedding] if embedding is not None and all(tensor.name != _OUTPUT for tensor in outputs) else []
+    head = outputs + tied
     n_embd = header.number("embedding_length")
     heads = header.per_layer("attention.head_count", n_layers, 0)
-    n_ff = max(header.per_layer("feed_forward_length", n_layers, 0), default=0)
-    n_expert_used = max(header.per_layer("expert_used_count", n_layers, 0), default=0)
-    n_ff_expert = max(header.per_layer("expert_feed_forward_length", n_layers, 0), default=0)
     return ModelShape(
         architecture=header.architecture,
         layers=_layers(header, groups, heads, n_embd),
         input_bytes=_size(inputs),
         output_bytes=_size(head),
         output_matrices=_by_type(head),
-        is_tied=is_tied,
+        tied_bytes=_size(tied),
         n_vocab=header.checked(_EMBEDDING, embedding.shape[-1], MAX_VOCAB) if embedding and embedding.shape else 0,
         n_embd=n_embd,
-        n_ff=max(n_ff, n_expert_used * n_ff_expert),
+        n_ff=max(header.widest("feed_forward_length", n_layers), 2 * header.number("ssm.inner_size")),
         n_head=max(heads, default=0),
         n_attention=max((n_head * header.head_width("key", n_embd, n_head) for n_head in heads), default=0),
-        n_expert_used=n_expert_used,
+        n_expert_used=header.widest("expert_used_count", n_layers),
+        n_ff_expert=header.widest("expert_feed_forward_length", n_layers),
         n_ctx_train=header.number("context_length", at_most=MAX_CONTEXT),
         n_swa=header.number("attention.sliding_window", at_most=MAX_CONTEXT),
         file_bytes=max((tensor.offset + tensor.n_bytes for tensor in file.tensors), default=0),
@@ -96,6 +94,9 @@ class _Header:
                 f"{value.typecode}; want {n_layers} integers"
             )
         return [self.checked(key, number, MAX_WIDTH) for number in value[:n_layers]]
+
+    def widest(self, key: str, n_layers: int) -> int:
+        return max(self.per_layer(key, n_layers, 0), default=0)
 
     def head_width(self, kind: str, n_embd: int, n_head: int) -> int:
         """Elements of one head's ``key`` or ``value``, the widest where layers differ."""
