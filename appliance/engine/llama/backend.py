@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from math import isfinite
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -24,7 +26,8 @@ N_RETAINED = 32
 # llama.cpp's CPU attention takes the tokens of a batch one by one below 64, and in tiles of cells from there
 # on; in tiles, rounding depends on which cells a sequence got (GGML_FA_TILE_Q in ggml-cpu/common.h).
 EXACT_BATCH = 63
-# Types whose CPU kernels round each row alike whatever other rows are computed with it (measured).
+# Types whose CPU kernels round each row alike whatever other rows are computed with it (measured, with a KV cache of
+# F16).
 EXACT_TYPES = frozenset({"F32", "Q4_0", "Q4_1", "Q8_0"})
 
 
@@ -32,10 +35,23 @@ class LlamaBackend:
     """A model with its context and the samplers of its sequences; use with ``with``."""
 
     def __init__(self, config: EngineConfig, on_progress: OnProgress = lambda ratio: True) -> None:
-        """Loads the model. Raises EngineFailed if that can't be done, LoadCancelled if ``on_progress`` says so."""
+        """Loads the model.
+
+        Raises:
+            EngineFailed: that can't be done.
+            EngineOutOfMemory: there is no memory for the model, or for such a context.
+            LoadCancelled: ``on_progress`` says so.
+        """
         library.start()
         self._n_threads = config.n_threads
-        self._model = Model(config.model_path, n_gpu_layers=config.n_gpu_layers, on_progress=on_progress)
+        self._model = Model(
+            config.model_path,
+            n_gpu_layers=config.n_gpu_layers,
+            n_cpu_moe=config.n_cpu_moe,
+            tensor_split=config.tensor_split,
+            on_progress=on_progress,
+        )
+        on_cpu = config.n_gpu_layers == 0 or not library.has_gpu()
         n_slots = config.max_running + N_RETAINED
         self._lone_slot = n_slots
         try:
@@ -47,14 +63,16 @@ class LlamaBackend:
                 n_threads=config.n_threads,
                 n_threads_batch=config.n_threads_batch,
                 poll=config.poll,
-                on_cpu=config.n_gpu_layers == 0 or not library.has_gpu(),
+                on_cpu=on_cpu,
+                type_k=config.type_k,
+                type_v=config.type_v,
             )
         except BaseException:
             self._model.__exit__(None, None, None)
             raise
         self._samplers: dict[Sequence, Sampler] = {}
-        on_cpu = not library.has_gpu() or config.n_gpu_layers == 0
-        can_be_exact = on_cpu and config.max_running <= EXACT_BATCH
+        is_f16 = (config.type_k, config.type_v) == ("f16", "f16")
+        can_be_exact = on_cpu and is_f16 and config.max_running <= EXACT_BATCH
         self.info = BackendInfo(
             n_ctx=self._context.n_ctx - 1,  # one cell for the lone slot
             n_ctx_train=self._model.n_ctx_train,
@@ -65,6 +83,10 @@ class LlamaBackend:
             exact_reuse=can_be_exact and set(config.tensor_types) <= EXACT_TYPES,
             build=engine_build(),
             device=library.device(),
+            buffers=self._model.buffers + self._context.buffers,
+            anonymous_bytes=_anonymous_bytes(),
+            n_gpu_layers=self._model.n_gpu_layers,
+            has_gpu=library.has_gpu(),
         )
 
     def __enter__(self) -> Self:
@@ -125,3 +147,13 @@ class LlamaBackend:
         if sequence.top_logprobs is None:
             return Sampled(token)
         return Sampled(token, token_logprob(self._model, logits, token, sequence.top_logprobs))
+
+
+def _anonymous_bytes() -> int:
+    """What this process has in RAM that no file backs; 0 where the system doesn't say (only Linux does)."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    match = re.search(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0

@@ -10,6 +10,7 @@ import numpy as np
 
 from appliance.engine.backend import BackendFatal, BadBatch, KVCacheFull
 from appliance.engine.llama.library import lib
+from appliance.engine.llama.load_log import LoadLog
 from appliance.engine.llama.model import Model
 from appliance.engine.llama.threads import ComputeThreads
 from appliance.engine.scheduler import Chunk
@@ -19,6 +20,9 @@ from appliance.errors import EngineFailed
 # The binding's own makes a pointer object of each address, which is slow.
 _get_logits = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(("llama_get_logits", lib._lib))
 Logits = np.ndarray[Any, np.dtype[np.float32]]
+
+# What the numbers in a KV cache can be: names and numbers of ggml_type in ggml.h (the binding lacks some).
+CACHE_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2}
 
 
 class Batch:
@@ -67,8 +71,15 @@ class Context:
         n_threads_batch: int,
         poll: int,
         on_cpu: bool,
+        type_k: str = "f16",
+        type_v: str = "f16",
     ) -> None:
-        """Raises EngineFailed if there is no memory for it; llama.cpp's log says how much was wanted."""
+        """``type_k`` and ``type_v`` are names of ``CACHE_TYPES``.
+
+        Raises:
+            EngineOutOfMemory: there is no memory for it.
+            EngineFailed: the model can't have such a context.
+        """
         params = lib.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = n_batch
@@ -77,14 +88,18 @@ class Context:
         params.n_threads = n_threads
         params.n_threads_batch = n_threads_batch
         params.op_offload = not on_cpu  # else a GPU takes large batches even of a model that is kept off it
+        # For a quantized V, llama.cpp turns flash attention on by itself, and refuses models that can't have it.
+        params.type_k, params.type_v = _cache_type("type_k", type_k), _cache_type("type_v", type_v)
         params.kv_unified = True  # sequences share cells; without it a partial seq_cp aborts the process
         self._n_vocab = model.n_vocab
         # Views of the output buffer by its address and their rows: to make one costs more than to use it.
         self._logits: dict[tuple[int, int], Logits] = {}
         self._n_outputs_max = n_batch
-        self.handle: Any = lib.llama_init_from_model(model.handle, params)
+        with LoadLog() as log:
+            self.handle: Any = lib.llama_init_from_model(model.handle, params)
         if not self.handle:
-            raise EngineFailed(f"llama.cpp can't make a context of {n_ctx} tokens: see its messages above; lower n_ctx")
+            raise log.error(f"llama.cpp can't make a context of {n_ctx} tokens, K as {type_k} and V as {type_v}")
+        self.buffers = log.buffers
         self.n_ctx: int = lib.llama_n_ctx(self.handle)
         self._memory: Any = lib.llama_get_memory(self.handle)
         try:
@@ -180,3 +195,9 @@ class Context:
             values = (ctypes.c_float * (n_outputs * self._n_vocab)).from_address(key[0])
             logits = self._logits[key] = np.ctypeslib.as_array(values).reshape(n_outputs, self._n_vocab)
         return logits
+
+
+def _cache_type(setting: str, name: str) -> int:
+    if name not in CACHE_TYPES:
+        raise EngineFailed(f"{setting}={name!r}: a KV cache can be {', '.join(CACHE_TYPES)}")
+    return CACHE_TYPES[name]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from appliance.engine.llama.context import Context, Logits
-from appliance.engine.llama.job import LlamaLog, run_job, say_progress
+from appliance.engine.llama.job import run_job, say_progress
 from appliance.engine.llama.model import Model
 from appliance.engine.messages import PromptPart
 from appliance.errors import ApplianceError, ConfigError
@@ -25,7 +25,6 @@ _N_BATCH = 128
 
 def _measure(request: dict[str, Any]) -> dict[str, float]:
     text = Path(request["text"]).read_text("utf-8")
-    log = LlamaLog()
     with ExitStack() as stack:
         try:
             base, quantized = (
@@ -40,7 +39,7 @@ def _measure(request: dict[str, Any]) -> dict[str, float]:
                 stack.enter_context(_context(model, n_tokens, request["n_threads"])) for model in (base, quantized)
             ]
         except ApplianceError as error:
-            raise ConfigError(f"{error.message} ({log.warnings})") from None
+            raise ConfigError(error.message) from None
         return _compare(contexts[0], contexts[1], tokens[:n_tokens])
 
 

@@ -7,13 +7,22 @@ from types import TracebackType
 from typing import Any, Self
 
 from appliance.engine.backend import LoadCancelled, OnProgress
-from appliance.engine.llama.library import lib
+from appliance.engine.llama.library import ggml, lib
+from appliance.engine.llama.load_log import LoadLog
 from appliance.engine.messages import PromptPart
 from appliance.errors import EngineFailed
 
 # Before text that goes on behind other text: SentencePiece vocabularies put a space before each text they are
 # given, and none merges anything across a line's end.
 _ANCHOR = "\n"
+# The tensors of a layer's experts (LLM_FFN_EXPS_REGEX in common/common.h).
+_EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+
+
+class _BufferOverride(ctypes.Structure):
+    """``struct llama_model_tensor_buft_override`` of llama.h; the binding's has other types."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
 
 
 class Model:
@@ -24,12 +33,17 @@ class Model:
         path: str,
         *,
         n_gpu_layers: int = 0,
+        n_cpu_moe: int = 0,
+        tensor_split: tuple[float, ...] = (),
         vocab_only: bool = False,
         on_progress: OnProgress = lambda ratio: True,
     ) -> None:
-        """Raises EngineFailed if the file can't be loaded; llama.cpp's log says why.
+        """``n_gpu_layers``, ``n_cpu_moe`` and ``tensor_split`` as in :class:`EngineConfig`.
 
-        Raises LoadCancelled if ``on_progress`` says so.
+        Raises:
+            EngineFailed: the file can't be loaded.
+            EngineOutOfMemory: there is no memory for it.
+            LoadCancelled: ``on_progress`` says so.
         """
         is_cancelled = False
 
@@ -41,13 +55,23 @@ class Model:
 
         params = lib.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
+        # Both are kept until llama.cpp has returned.
+        overrides = _experts_on_cpu(n_cpu_moe) if n_cpu_moe else None
+        parts = _tensor_split(tensor_split) if tensor_split else None
+        if overrides is not None:
+            params.tensor_buft_overrides = ctypes.addressof(overrides)
+        if parts is not None:
+            params.tensor_split = parts
         params.vocab_only = vocab_only
         params.progress_callback = progress
-        self.handle: Any = lib.llama_model_load_from_file(path.encode(), params)
+        with LoadLog() as log:
+            self.handle: Any = lib.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
             if is_cancelled:
                 raise LoadCancelled
-            raise EngineFailed(f"llama.cpp can't load {path}: see its messages above")
+            raise log.error(f"llama.cpp can't load {path}")
+        self.buffers = log.buffers
+        self.n_gpu_layers = log.n_gpu_layers
         self.vocab: Any = lib.llama_model_get_vocab(self.handle)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(self.handle)
@@ -131,3 +155,21 @@ class Model:
             if n_bytes >= 0:
                 return buffer.raw[:n_bytes]
             size = -n_bytes
+
+
+def _experts_on_cpu(n_layers: int) -> Any:
+    """Puts the experts of the first layers into RAM: a list that ends with an entry without a pattern."""
+    ggml.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
+    # One pattern for all: llama.cpp compiles each anew for each tensor.
+    pattern = rf"^blk\.({'|'.join(map(str, range(n_layers)))}){_EXPERTS}"
+    overrides = (_BufferOverride * 2)()
+    overrides[0] = _BufferOverride(pattern.encode(), ggml.ggml_backend_cpu_buffer_type())
+    return overrides
+
+
+def _tensor_split(parts: tuple[float, ...]) -> Any:
+    """As long as llama.cpp reads it. Raises EngineFailed if there are more parts than devices can be."""
+    n_max = lib.llama_max_devices()
+    if len(parts) > n_max:
+        raise EngineFailed(f"tensor_split={list(parts)} has {len(parts)} parts; llama.cpp takes {n_max} at most")
+    return (ctypes.c_float * n_max)(*parts)
