@@ -5,15 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.hardware.cpu import cgroup_cpu_quota, physical_cores
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
+from appliance.hardware.cpu import CpuUse, physical_cores, read_cpu
+from tests.unit.machine_files import write
 
 
 def topology(*siblings: str) -> dict[str, str]:
@@ -49,30 +42,36 @@ def test_a_cgroup_quota_limits_the_cores(tmp_path: Path, limit: str, wanted: int
     assert physical_cores(root) == wanted
 
 
-def test_the_tightest_group_around_counts(tmp_path: Path) -> None:
-    files = {
-        "proc/self/cgroup": "0::/outer/inner\n",
-        "sys/fs/cgroup/outer/cpu.max": "150000 100000\n",
-        "sys/fs/cgroup/outer/inner/cpu.max": "max 100000\n",
-    }
-    assert cgroup_cpu_quota(write(tmp_path, files)) == 1.5
+X86 = """processor\t: 0
+model name\t: AMD EPYC 9354
+flags\t\t: fpu sse4_2 avx avx2 fma f16c bmi2 avx512f avx512_vnni avx_vnni amx_int8 hypervisor
+
+processor\t: 1
+model name\t: another
+flags\t\t: fpu
+"""
+ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm sve bf16 crc32\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n"
 
 
-def test_in_a_container_the_limit_stands_at_the_mount(tmp_path: Path) -> None:
-    files = {"proc/self/cgroup": "0::/not/visible\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"}
-    assert cgroup_cpu_quota(write(tmp_path, files)) == 1.0
+def test_an_x86_processor_is_read_with_the_instruction_sets_that_ggml_uses(tmp_path: Path) -> None:
+    cpu = read_cpu(write(tmp_path, {"proc/cpuinfo": X86}))
+    assert cpu.model == "AMD EPYC 9354"
+    wanted = "amx_int8 avx avx2 avx512_vnni avx512f avx_vnni bmi2 f16c fma sse4_2"
+    assert cpu.instruction_sets == tuple(wanted.split())
+    assert (cpu.physical_cores, cpu.logical_cpus, cpu.quota) == (4, 4, None)
 
 
-def test_version_1_groups_are_read(tmp_path: Path) -> None:
-    folder = "sys/fs/cgroup/cpu,cpuacct/box"
-    files = {
-        "proc/self/cgroup": "4:memory:/box\n3:cpu,cpuacct:/box\n",
-        f"{folder}/cpu.cfs_quota_us": "250000\n",
-        f"{folder}/cpu.cfs_period_us": "100000\n",
-    }
-    assert cgroup_cpu_quota(write(tmp_path, files)) == 2.5
+def test_an_arm_processor_is_read_with_arms_own_names(tmp_path: Path) -> None:
+    cpu = read_cpu(write(tmp_path, {"proc/cpuinfo": ARM}))
+    assert cpu.model == "ARM implementer 0x41 part 0xd40"
+    assert cpu.instruction_sets == ("bf16", "dotprod", "i8mm", "neon", "sve")
 
 
-@pytest.mark.parametrize("text", ["", "nonsense\n", "1\n"])
-def test_odd_limits_are_no_limits(tmp_path: Path, text: str) -> None:
-    assert cgroup_cpu_quota(write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": text})) is None
+def test_a_processor_that_can_not_be_read_has_no_instruction_sets(tmp_path: Path) -> None:
+    assert read_cpu(tmp_path).instruction_sets == ()
+
+
+def test_how_busy_processors_are_is_between_nothing_and_all() -> None:
+    ratios = CpuUse().ratios()
+    assert ratios
+    assert all(0.0 <= ratio <= 1.0 for ratio in ratios)
