@@ -80,9 +80,7 @@ def estimate(
         compute_bytes=_ram_compute(shape, run, places, len(gpus)),
         overhead_bytes=_ram_overhead(shape, run, places),
     )
-    return {RAM: in_ram} | {
-        gpu: _on_gpu(shape, run, places, number, len(gpus)) for number, gpu in enumerate(gpus) if number in places
-    }
+    return {RAM: in_ram} | _on_gpus(shape, run, places, gpus)
 
 
 def placement(n_repeating: int, run: RunShape, n_gpus: int) -> list[int | None]:
@@ -144,29 +142,41 @@ def _may_repack(gpus: tuple[str, ...]) -> bool:
     return not any(gpu.startswith(_WITH_HOST_BUFFERS) for gpu in gpus)
 
 
-def _on_gpu(shape: ModelShape, run: RunShape, places: list[int | None], number: int, n_gpus: int) -> DeviceMemory:
-    layers = [
-        (layer.n_bytes - (layer.n_expert_bytes if index < run.n_cpu_moe else 0), _cache(layer, run))
-        for index, layer in enumerate(shape.layers)
-        if places[index] == number
-    ]
-    has_head = places[-1] == number
+def on_gpu(shape: ModelShape, run: RunShape, index: int) -> tuple[int, int]:
+    """Weights and cache that a layer has on a GPU, in bytes; the output head is the last layer."""
+    if index == len(shape.layers):
+        return shape.output_bytes, 0
+    layer = shape.layers[index]
+    return layer.n_bytes - (layer.n_expert_bytes if index < run.n_cpu_moe else 0), _cache(layer, run)
+
+
+def gpu_compute(shape: ModelShape, run: RunShape, n_gpus: int, *, is_first: bool, has_head: bool) -> int:
+    """Bytes of a GPU's compute buffer, with any layers on it."""
     compute = _GAPS * max(_layer_phase(shape, run), _head_phase(shape, run) if has_head else 0)
     compute += _copies(run, shape, n_gpus) * _inputs(shape, run)
-    if number == 0:
-        compute += _borrowed(shape, run, places)
-    return DeviceMemory(
-        weights_bytes=sum(weights for weights, _ in layers) + (shape.output_bytes if has_head else 0),
-        kv_bytes=sum(cache for _, cache in layers),
-        compute_bytes=int(compute),
-        overhead_bytes=GPU_CONTEXT_BYTES,
-    )
+    if is_first:
+        compute += _borrowed(shape, run, len(shape.layers) + 1 - layers_on_gpus(len(shape.layers), run, n_gpus))
+    return int(compute)
 
 
-def _borrowed(shape: ModelShape, run: RunShape, places: list[int | None]) -> int:
+def _on_gpus(shape: ModelShape, run: RunShape, places: list[int | None], gpus: tuple[str, ...]) -> MemoryUse:
+    found: MemoryUse = {}
+    for number, gpu in enumerate(gpus):
+        layers = [on_gpu(shape, run, index) for index, place in enumerate(places) if place == number]
+        if layers:
+            found[gpu] = DeviceMemory(
+                weights_bytes=sum(weights for weights, _ in layers),
+                kv_bytes=sum(cache for _, cache in layers),
+                compute_bytes=gpu_compute(shape, run, len(gpus), is_first=number == 0, has_head=places[-1] == number),
+                overhead_bytes=GPU_CONTEXT_BYTES,
+            )
+    return found
+
+
+def _borrowed(shape: ModelShape, run: RunShape, n_in_ram: int) -> int:
     """Large batches go through layers in RAM on the first GPU, too: a layer's weights are then copied there."""
     in_ram = [
-        layer.n_bytes if places[number] is None else layer.n_expert_bytes if number < run.n_cpu_moe else 0
+        layer.n_bytes if number < n_in_ram else layer.n_expert_bytes if number < run.n_cpu_moe else 0
         for number, layer in enumerate(shape.layers)
     ]
     return max(in_ram, default=0)

@@ -14,7 +14,7 @@ from appliance.errors import ConfigError
 from appliance.hardware.shape import LayerShape, ModelShape
 from appliance.models.gguf_file import GGUFFile, TensorInfo
 
-MAX_LAYERS = 1024  # llama.cpp's own limit is 512
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 # Far above every model's widths; products of three of them still fit into 64 bits.
 MAX_WIDTH = 1 << 20
 MAX_CONTEXT = 1 << 31
