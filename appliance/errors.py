@@ -74,10 +74,22 @@ class GPUMissing(ApplianceError):
     status, kind, code = 503, "server_error", "gpu_missing"
 
 
+class DoesNotFit(ApplianceError):
+    """The model doesn't fit into the memory that there is, as it is set up."""
+
+    status, kind, code = 503, "server_error", "does_not_fit"
+
+
 class EngineCrashed(ApplianceError):
     """The engine process ended while it worked on this request."""
 
     status, kind, code = 500, "server_error", "engine_crashed"
+
+
+class EngineStopped(EngineCrashed):
+    """The engine process was stopped while it worked on this request."""
+
+    status, kind, code = 503, "server_error", "engine_unavailable"
 
 
 class EngineFailed(ApplianceError):
