@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 import json
 import os
 import signal
@@ -16,6 +18,7 @@ from typing import Any
 from appliance.errors import ConfigError
 from appliance.models.report import Report
 
+_KILL_WAIT_S = 5.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Looked up here: between fork and exec nothing may be imported or allocated by others' threads.
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
@@ -27,8 +30,7 @@ def run_llama_job(module: str, request: dict[str, Any], title: str, report: Repo
     Raises:
         ConfigError: with the job's own words, or with how its process ended.
     """
-    # Nothing is imported from the folder that it is called in (-P).
-    command = [sys.executable, "-P", "-m", f"appliance.engine.llama.{module}", json.dumps(request)]
+    command = _job_command(module, request)
     answer: dict[str, Any] = {}
     with tempfile.TemporaryFile() as errors, report.stage(title, 100) as advance:
         percent = 0
@@ -47,6 +49,61 @@ def run_llama_job(module: str, request: dict[str, Any], title: str, report: Repo
         if process.returncode != 0 or "result" not in answer:
             raise ConfigError(f"{title} failed: {ended(process.returncode)}: {last_lines(errors)}")
     return answer["result"]
+
+
+class JobFailed(ConfigError):
+    """A job came to no result. ``signal_name`` is that of the signal that ended it, such as SIGILL."""
+
+    def __init__(self, message: str, signal_name: str | None = None) -> None:
+        super().__init__(message)
+        self.signal_name = signal_name
+
+
+def run_quick_job(module: str, request: dict[str, Any], *, timeout_s: float) -> Any:
+    """As :func:`run_llama_job`, but what takes longer than ``timeout_s`` is ended, and its progress is not shown.
+
+    Returns also if the process can't be ended since a driver keeps it. From any thread.
+
+    Raises:
+        JobFailed: with the job's own words, or with how its process ended.
+    """
+    process = subprocess.Popen(
+        _job_command(module, request),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=_end_with_parent if _prctl is not None else None,
+    )
+    try:
+        output, errors = process.communicate(timeout=timeout_s)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_KILL_WAIT_S)
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise JobFailed(f"it took longer than {timeout_s:g} s and was ended") from None
+        raise
+    answer = _last_message(output)
+    if "error" in answer:
+        raise JobFailed(answer["error"])
+    if process.returncode != 0 or "result" not in answer:
+        name = signal.Signals(-process.returncode).name if process.returncode < 0 else None
+        raise JobFailed(f"{ended(process.returncode)}: {last_lines(io.BytesIO(errors), n_lines=1)}", name)
+    return answer["result"]
+
+
+def _last_message(output: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(output.splitlines()[-1])
+    except (ValueError, IndexError):
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def _job_command(module: str, request: dict[str, Any]) -> list[str]:
+    # Nothing is imported from the folder that it is called in (-P).
+    return [sys.executable, "-P", "-m", f"appliance.engine.llama.{module}", json.dumps(request)]
 
 
 @contextmanager
