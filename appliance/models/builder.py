@@ -18,14 +18,16 @@ import msgspec
 from appliance.errors import ConfigError
 from appliance.files import sha256_of, write_atomically
 from appliance.models.adapters import make_adapter
+from appliance.models.beside import of_adapter, of_projector, of_template
 from appliance.models.convert import Converter, check_source
 from appliance.models.gguf_file import read_gguf
-from appliance.models.lock import Entry, FileSource, HubSource, PyPISource, Quality, Version
+from appliance.models.lock import Entry, FileSource, Gguf, HubSource, PyPISource, Quality, Version
 from appliance.models.pypi import member_of_wheel
 from appliance.models.report import Report
 from appliance.models.sources import Sources
 from appliance.models.store import ModelStore, StoredModel, describe
 from appliance.models.subprocesses import run_llama_job
+from appliance.models.template_file import read_template
 from appliance.models.workshop import Workshop
 
 DEFAULT_OUTTYPE = "f16"
@@ -33,6 +35,8 @@ QUALITY_TEXT = Path(__file__).with_name("quality_text.txt")
 N_QUALITY_TOKENS = 1024
 # Figures in the lock: what is left is noise of rounding between machines.
 _N_DIGITS = 4
+# What llama.cpp calls the architecture of projectors.
+PROJECTOR = "clip"
 _SHARD = re.compile(r"-00001-of-\d{5}\.gguf$")
 
 
@@ -65,21 +69,29 @@ class Gates:
             )
 
 
+@dataclass(frozen=True)
+class _Made:
+    path: Path
+    gguf: Gguf
+
+
 class Builder:
     def __init__(
         self,
         *,
         store: ModelStore,
         workshop: Workshop,
+        lock_path: Path,
         sources: Sources,
         converter: Callable[[], Converter],
         report: Report,
         n_threads: int,
         allow_code: bool = False,
     ) -> None:
-        """``converter`` is called only if something has to be converted."""
+        """``lock_path``: beside it are chat templates. ``converter`` is called only if something is converted."""
         self._store = store
         self._workshop = workshop
+        self._lock_path = lock_path
         self._sources = sources
         self._converter = converter
         self._report = report
@@ -92,18 +104,64 @@ class Builder:
         Raises:
             ConfigError: a stage failed, the bytes are not those of the lock, or a gate is closed; none is published.
         """
-        made, done = self.make(entry, version)
+        if self._store.is_published(entry, version):
+            made, done = None, version
+        else:
+            made, done = self._make(entry, version)
         gates.check(entry.name, done.quality)
-        adapters = [
-            make_adapter(adapter, done, self._converter(), self._sources, self._workshop) for adapter in done.adapters
-        ]
-        done = msgspec.structs.replace(done, adapters=tuple(adapter for _, adapter in adapters))
-        stored = self._store.publish(entry, done, made)
-        for path, adapter in adapters:
-            self._store.publish_adapter(entry, done, adapter, path)
+        # The model's file comes last: where it is, all is.
+        done = self._publish_adapters(entry, done)
+        self._publish_own_files(entry, done)
+        if made is not None:
+            return done, self._store.publish(entry, done, made.path, found=made.gguf)
+        stored = self._store.find_version(entry, done)
+        assert stored is not None
         return done, stored
 
-    def make(self, entry: Entry, version: Version) -> tuple[Path, Version]:
+    def fetch(self, entry: Entry, version: Version) -> Path:
+        """Brings all files here that a model of the hub is made of; their folder. Raises ConfigError."""
+        source = version.source
+        assert isinstance(source, HubSource)
+        if not source.files:
+            raise _not_pinned(entry.name, source)
+        for adapter in version.adapters:
+            self._sources.fetch(adapter.source)
+        if version.projector is not None:
+            self._sources.fetch(projector_source(entry.name, version))
+        return self._sources.fetch(source)
+
+    def publish(self, entry: Entry, version: Version, path: Path, gguf: Gguf) -> StoredModel:
+        """Publishes a model's file, of which ``gguf`` is what is in it. Raises ConfigError."""
+        self._publish_own_files(entry, version)
+        return self._store.publish(entry, version, path, found=gguf)
+
+    def make(self, entry: Entry, version: Version) -> None:
+        """Makes a version's file without publishing it. Raises ConfigError, also if its bytes are not the lock's."""
+        self._make(entry, version)
+
+    def _publish_adapters(self, entry: Entry, version: Version) -> Version:
+        """``version`` with what became known of its adapters."""
+        done = []
+        for adapter in version.adapters:
+            if adapter.gguf is None or self._store.find_beside(entry, version, of_adapter(adapter)) is None:
+                path, adapter = make_adapter(adapter, version, self._converter(), self._sources, self._workshop)
+                self._store.publish_beside(entry, version, of_adapter(adapter), path)
+            done.append(adapter)
+        return msgspec.structs.replace(version, adapters=tuple(done))
+
+    def _publish_own_files(self, entry: Entry, version: Version) -> None:
+        """The projector and the chat template."""
+        projector, template = version.projector, version.chat_template
+        if projector is not None and self._store.find_beside(entry, version, of_projector(projector)) is None:
+            path = self._sources.fetch(projector_source(entry.name, version)) / projector.path
+            if read_gguf(path).metadata.get("general.architecture") != PROJECTOR:
+                raise ConfigError(f"{entry.name}: {projector.path} is no projector: its architecture isn't {PROJECTOR}")
+            self._store.publish_beside(entry, version, of_projector(projector), path)
+        if template is not None and self._store.find_beside(entry, version, of_template(template)) is None:
+            content = read_template(template, self._lock_path)
+            self._store.publish_beside(entry, version, of_template(template), content)
+
+    def _make(self, entry: Entry, version: Version) -> tuple[_Made, Version]:
         """The file of a version, and what the lock should hold of it. Raises ConfigError."""
         match version.source:
             case PyPISource() as source:
@@ -113,11 +171,7 @@ class Builder:
                         member_of_wheel(source, part)
                 done = version
             case HubSource() as source if not source.files:
-                place = f"{source.repo}@{source.revision}" if source.revision is not None else source.repo
-                raise ConfigError(
-                    f"{entry.name} is not fully pinned: models.lock doesn't say which files it is made of. "
-                    f"Where the hub can be reached, run `appliance models add {place} --name {entry.name}`"
-                )
+                raise _not_pinned(entry.name, source)
             case HubSource() as source if source.is_gguf:
                 made, done = self._from_gguf(entry, version, source), version
             case HubSource() as source:
@@ -134,7 +188,7 @@ class Builder:
                 f"{entry.name}: what was made has sha256 {gguf.sha256}, models.lock says {version.gguf.sha256}; "
                 "it is not published, and the next build starts from the fetched files"
             )
-        return made, msgspec.structs.replace(done, gguf=version.gguf or gguf)
+        return _Made(made, gguf), msgspec.structs.replace(done, gguf=version.gguf or gguf)
 
     def _from_gguf(self, entry: Entry, version: Version, source: HubSource) -> Path:
         """A file that is a GGUF already: as it is, in one piece, or quantized."""
@@ -224,6 +278,21 @@ class Builder:
         )
         write_atomically(kept, msgspec.json.encode(quality))
         return quality
+
+
+def _not_pinned(name: str, source: HubSource) -> ConfigError:
+    place = f"{source.repo}@{source.revision}" if source.revision is not None else source.repo
+    return ConfigError(
+        f"{name} is not fully pinned: models.lock doesn't say which files it is made of. "
+        f"Where the hub can be reached, run `appliance models add {place} --name {name}`"
+    )
+
+
+def projector_source(name: str, version: Version) -> HubSource:
+    """The repository, with the projector alone. Raises ConfigError if ``version`` comes from elsewhere."""
+    if version.projector is None or not isinstance(version.source, HubSource):
+        raise ConfigError(f"{name}: a projector is a file of the model's repository on the hub, and there is none")
+    return msgspec.structs.replace(version.source, files=(version.projector,))
 
 
 def _quantizing(entry: Entry, version: Version) -> str:

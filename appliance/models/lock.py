@@ -128,10 +128,22 @@ class Adapter(Part, frozen=True):
     gguf: AdapterFile | None = None
 
 
+class TemplateFile(Part, frozen=True):
+    """A chat template; ``path`` is relative to the lock's folder."""
+
+    path: str
+    sha256: Sha256
+
+    def __post_init__(self) -> None:
+        check_relative(self.path)
+
+
 class Version(Part, frozen=True):
     """One file of a model, and the recipe that makes it. ``gguf`` is missing until it was built once.
 
     ``quantization`` is llama.cpp's name of the file type; ``tensor_types`` overrides it by patterns of tensor names.
+    ``chat_template`` takes the place of the one in the file. ``projector`` is a GGUF file of the same repository that
+    makes embeddings of images; it is kept beside the model.
     """
 
     source: HubSource | PyPISource | FileSource
@@ -143,6 +155,8 @@ class Version(Part, frozen=True):
     gguf: Gguf | None = None
     quality: Quality | None = None
     defaults: dict[str, float | int] = {}
+    chat_template: TemplateFile | None = None
+    projector: SourceFile | None = None
     adapters: tuple[Adapter, ...] = ()
 
     @property

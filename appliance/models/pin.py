@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
+import glob
 import hashlib
 import json
 import math
@@ -16,14 +18,15 @@ import msgspec
 from appliance.errors import ConfigError
 from appliance.files import write_atomically
 from appliance.models.builder import file_types
-from appliance.models.hub import Hub
-from appliance.models.lock import Entry, HubSource, Lock, Version
+from appliance.models.hub import Hub, RemoteFile, RepoInfo
+from appliance.models.lock import Entry, FileSource, HubSource, Lock, TemplateFile, Version
 from appliance.models.lock_file import with_entry
 from appliance.models.sources import LICENSE_PATTERNS, Sources, chosen_files
 from appliance.models.workshop import Workshop
 
 DEFAULT_QUANTIZATION = "Q4_0"
-# What generation_config.json may say of sampling, by our names.
+GENERATION_CONFIG = "generation_config.json"
+# What it may say of sampling, by our names.
 _DEFAULTS = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -35,7 +38,10 @@ _DEFAULTS = {
 
 @dataclass(frozen=True)
 class Wish:
-    """What `models add` was asked for; None: what is usual."""
+    """What `models add` was asked for; None: what is usual.
+
+    ``projector`` is a pattern of its path. ``successor_of``: what an operator changed there holds here too.
+    """
 
     repo: str
     revision: str | None = None
@@ -45,12 +51,37 @@ class Wish:
     allow_pickle: bool = False
     imatrix_sha256: str | None = None
     tensor_types: dict[str, str] = field(default_factory=dict)
+    projector: str | None = None
+    chat_template: TemplateFile | None = None
+    successor_of: Version | None = None
 
 
 def parse_repo(text: str) -> tuple[str, str | None]:
     """``REPO`` or ``REPO@REVISION``."""
     repo, _, revision = text.partition("@")
     return repo, revision or None
+
+
+def successor(version: Version, name: str, revision: str | None) -> Wish:
+    """Another revision of a model, made like ``version``. Raises ConfigError if that isn't from the hub."""
+    source = version.source
+    if not isinstance(source, HubSource):
+        by_file = f"bring a newer file with `appliance models import FILE.gguf --name {name}`"
+        remedy = by_file if isinstance(source, FileSource) else "change its source in models.lock by hand"
+        raise ConfigError(f"{name} does not come from the hub: {remedy}")
+    return Wish(
+        source.repo,
+        revision,
+        name,
+        version.quantization,
+        source.allow_patterns,
+        source.allow_pickle,
+        version.imatrix_sha256,
+        version.tensor_types,
+        glob.escape(version.projector.path) if version.projector is not None else None,
+        version.chat_template,
+        version,
+    )
 
 
 def pin(wish: Wish, lock: Lock, hub: Hub, sources: Sources, workshop: Workshop) -> tuple[Entry, Version]:
@@ -67,16 +98,19 @@ def pin(wish: Wish, lock: Lock, hub: Hub, sources: Sources, workshop: Workshop) 
     entry = next((entry for entry in lock.models if entry.name == name), None)
     versions = entry.versions if entry is not None else ()
     known = next((version for version in versions if _is_same(version, wish, info.revision)), None)
+    projector = _projector(info, wish.projector)
+    info = dataclasses.replace(info, files=tuple(file for file in info.files if file != projector))
     patterns, allow_pickle = wish.allow_patterns, wish.allow_pickle
     if known is not None and isinstance(known.source, HubSource):
         patterns = patterns or known.source.allow_patterns
         allow_pickle = allow_pickle or known.source.allow_pickle
     if known is not None and isinstance(known.source, HubSource) and known.source.files:
-        source = known.source  # what is pinned stays as it is
+        # What is pinned stays as it is, but a projector is no part of the model.
+        own = tuple(file for file in known.source.files if projector is None or file.path != projector.path)
+        source = msgspec.structs.replace(known.source, files=own)
     else:
         chosen = chosen_files(info, patterns, allow_pickle=allow_pickle)
         source = sources.pin(HubSource(info.repo, info.revision, info.gated, patterns, allow_pickle), chosen)
-    folder = workshop.source_folder(source)
     quantization = wanted or (known.quantization if known else _usual_quantization(source))
     license_sha256 = next((f.sha256 for f in source.files if _is_license(f.path)), None)
     fresh = Version(
@@ -85,7 +119,9 @@ def pin(wish: Wish, lock: Lock, hub: Hub, sources: Sources, workshop: Workshop) 
         license_sha256,
         imatrix_sha256=wish.imatrix_sha256,
         tensor_types=wish.tensor_types,
-        defaults=_sampling_defaults(folder),
+        defaults=_sampling_defaults(workshop.source_folder(source)),
+        chat_template=wish.chat_template,
+        projector=sources.pin(source, [projector]).files[0] if projector is not None else None,
     )
     if known is not None:
         fresh = msgspec.structs.replace(
@@ -93,7 +129,11 @@ def pin(wish: Wish, lock: Lock, hub: Hub, sources: Sources, workshop: Workshop) 
             source=source,
             license_sha256=known.license_sha256 or fresh.license_sha256,
             defaults=known.defaults or fresh.defaults,
+            chat_template=fresh.chat_template or known.chat_template,
+            projector=fresh.projector or known.projector,
         )
+    elif wish.successor_of is not None:
+        fresh = msgspec.structs.replace(fresh, defaults=_kept_defaults(wish.successor_of, fresh, sources))
     if entry is None:
         return Entry(name, info.license or "unknown", (fresh,)), fresh
     versions = tuple(fresh if version is known else version for version in versions)
@@ -169,13 +209,39 @@ def _is_license(path: str) -> bool:
 
 def _sampling_defaults(folder: Path) -> dict[str, float | int]:
     try:
-        config = json.loads((folder / "generation_config.json").read_text("utf-8"))
+        config = json.loads((folder / GENERATION_CONFIG).read_text("utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
         return {}
     if not isinstance(config, dict) or config.get("do_sample") is False:
         return {}
     found = {ours: config.get(theirs) for theirs, ours in _DEFAULTS.items()}
     return {name: value for name, value in found.items() if _is_number(value)}
+
+
+def _kept_defaults(old: Version, new: Version, sources: Sources) -> dict[str, float | int]:
+    """Those of ``new``, but what was changed by hand in ``old``'s stays: what isn't as its repository said."""
+    assert isinstance(old.source, HubSource)
+    config = tuple(file for file in old.source.files if file.path == GENERATION_CONFIG)
+    try:
+        said = _sampling_defaults(sources.fetch(msgspec.structs.replace(old.source, files=config)))
+    except ConfigError:  # its commit is gone, and nobody knows
+        return {**new.defaults, **old.defaults}
+    by_hand = {name for name in (*said, *old.defaults) if old.defaults.get(name) != said.get(name)}
+    kept = {name: value for name, value in old.defaults.items() if name in by_hand}
+    return {name: value for name, value in new.defaults.items() if name not in by_hand} | kept
+
+
+def _projector(info: RepoInfo, pattern: str | None) -> RemoteFile | None:
+    if pattern is None:
+        return None
+    files = [file for file in info.files if file.path.endswith(".gguf")]
+    found = [file for file in files if fnmatch.fnmatchcase(file.path, pattern)]
+    if len(found) != 1:
+        names = ", ".join(file.path for file in found or files) or "none"
+        raise ConfigError(
+            f"--projector {pattern}: {info.repo} has {len(found)} such files, want one; there are: {names}"
+        )
+    return found[0]
 
 
 def _is_number(value: Any) -> TypeGuard[float | int]:

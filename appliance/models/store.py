@@ -20,9 +20,10 @@ from appliance import logs
 from appliance.errors import ConfigError
 from appliance.files import PART, flush, rename, sha256_of, write_atomically
 from appliance.hardware.shape import ModelShape
+from appliance.models.beside import Companion, companions, of_template
 from appliance.models.gguf_file import read_gguf
 from appliance.models.gguf_header import GGUFHeader, header_of, read_header
-from appliance.models.lock import SHORT_SHA, Adapter, AdapterFile, Entry, Gguf, Version
+from appliance.models.lock import SHORT_SHA, Entry, Gguf, Version
 from appliance.models.report import Advance
 from appliance.models.shape import shape_of
 
@@ -47,15 +48,21 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class StoredModel(msgspec.Struct, frozen=True):
-    """A model that can be served."""
+    """A model that can be served. ``template_override``: an operator's chat template, if there is one."""
 
     path: Path
     record: Record
     note: str = ""
+    template_override: str | None = None
 
     @property
     def name(self) -> str:
         return self.record.name
+
+    @property
+    def chat_template(self) -> str | None:
+        """The one in force; None: there is none."""
+        return self.record.header.chat_template if self.template_override is None else self.template_override
 
 
 class ModelStore:
@@ -79,31 +86,26 @@ class ModelStore:
 
     def find_version(self, entry: Entry, version: Version) -> StoredModel | None:
         """As :meth:`find`, for one version; None also if it was never built."""
-        if version.gguf is None:
-            return None
-        for root in self._roots:
-            folder = _folder(root, entry.name, version.gguf)
-            if (folder / "record.json").exists():
-                return _check(folder, entry, version, version.gguf)
-        return None
+        return self._find(entry, version, None)
 
     def verify(self, entry: Entry, version: Version, advance: Advance) -> StoredModel | None:
-        """As :meth:`find_version`, but its bytes are read and hashed, whatever its record says."""
-        for root in self._roots:
-            folder = _folder(root, entry.name, version.gguf) if version.gguf is not None else None
-            if folder is not None and version.gguf is not None and (folder / "record.json").exists():
-                return _check(folder, entry, version, version.gguf, advance)
-        return None
+        """As :meth:`find_version`, but all its bytes are read and hashed, whatever its record says."""
+        stored = self._find(entry, version, advance)
+        for companion in companions(version):
+            path = self.find_beside(entry, version, companion)
+            if path is not None:
+                _check_companion(path, companion, sha256_of(path))
+        return stored
 
-    def publish(self, entry: Entry, version: Version, source: Path) -> StoredModel:
-        """Puts a model file and its record where it is served from.
+    def publish(self, entry: Entry, version: Version, source: Path, *, found: Gguf | None = None) -> StoredModel:
+        """Puts a model file and its record where it is served from. ``found``: what :func:`describe` said of it.
 
         Raises:
             ConfigError: ``source`` has other bytes than the lock says, or it can't be written; nothing is published.
         """
         if version.gguf is None:
             raise ValueError(f"{entry.name}@{version.short} says nothing of the file that would be published")
-        found = describe(source)
+        found = found or describe(source)
         if found.sha256 != version.gguf.sha256:
             raise ConfigError(
                 f"{entry.name}: {source.name} has sha256 {found.sha256}, models.lock says {version.gguf.sha256}"
@@ -116,37 +118,37 @@ class ModelStore:
         contents = _read_contents(source)
         folder = _folder(self._root, entry.name, version.gguf)
         _place(source, folder / "model.gguf")
-        return _write_record(folder, entry, version, version.gguf, contents)
+        stored = _write_record(folder, entry, version, version.gguf, contents)
+        return msgspec.structs.replace(stored, template_override=self._template(entry, version))
 
-    def has_adapters(self, entry: Entry, version: Version) -> bool:
-        """Whether all adapters of a version are published."""
-        return all(self.find_adapter(entry, version, adapter) is not None for adapter in version.adapters)
+    def is_published(self, entry: Entry, version: Version) -> bool:
+        """Whether a version's file is there, with or without what belongs beside it; nothing is checked."""
+        gguf = version.gguf
+        return gguf is not None and any((_folder(r, entry.name, gguf) / "record.json").exists() for r in self._roots)
 
-    def find_adapter(self, entry: Entry, version: Version, adapter: Adapter) -> Path | None:
-        """The published file of an adapter, or None."""
-        if version.gguf is None or adapter.gguf is None:
+    def has_companions(self, entry: Entry, version: Version) -> bool:
+        """Whether all that belongs beside a version's file is published."""
+        paths = [self.find_beside(entry, version, companion) for companion in companions(version)]
+        return None not in paths and all(adapter.gguf is not None for adapter in version.adapters)
+
+    def find_beside(self, entry: Entry, version: Version, companion: Companion) -> Path | None:
+        """The published file of a companion, or None; its bytes aren't checked."""
+        if version.gguf is None:
             return None
-        paths = (_adapter_path(_folder(root, entry.name, version.gguf), adapter, adapter.gguf) for root in self._roots)
-        return next((path for path in paths if path.exists()), None)
+        paths = (_folder(root, entry.name, version.gguf) / companion.path for root in self._roots)
+        return next((path for path in paths if path.is_file()), None)
 
-    def verify_adapters(self, entry: Entry, version: Version) -> None:
-        """Reads the adapters that are published. Raises ConfigError if one has other bytes than the lock says."""
-        for adapter in version.adapters:
-            path = self.find_adapter(entry, version, adapter)
-            if path is None or adapter.gguf is None:
-                continue
-            if (digest := sha256_of(path)) != adapter.gguf.sha256:
-                raise ConfigError(
-                    f"{path} has sha256 {digest}, models.lock says {adapter.gguf.sha256}; delete it and build it again"
-                )
-
-    def publish_adapter(self, entry: Entry, version: Version, adapter: Adapter, source: Path) -> None:
-        """Puts an adapter's file beside its model's. Raises ConfigError if it has other bytes than the lock says."""
-        if version.gguf is None or adapter.gguf is None:
-            raise ValueError(f"{entry.name}'s adapter {adapter.name} says nothing of the file that would be published")
-        if (digest := sha256_of(source)) != adapter.gguf.sha256:
-            raise ConfigError(f"the adapter {adapter.name} has sha256 {digest}, models.lock says {adapter.gguf.sha256}")
-        _place(source, _adapter_path(_folder(self._root, entry.name, version.gguf), adapter, adapter.gguf))
+    def publish_beside(self, entry: Entry, version: Version, companion: Companion, source: Path | bytes) -> None:
+        """Puts a file, or these bytes, beside a model's. Raises ConfigError if the lock says other bytes."""
+        if version.gguf is None:
+            raise ValueError(f"{entry.name}@{version.short} says nothing of the file that would be published")
+        digest = sha256_of(source) if isinstance(source, Path) else hashlib.sha256(source).hexdigest()
+        if digest != companion.sha256:
+            raise ConfigError(
+                f"{entry.name}: {companion.what} has sha256 {digest}, models.lock says {companion.sha256}; "
+                "it is not published"
+            )
+        _place(source, _folder(self._root, entry.name, version.gguf) / companion.path)
 
     def unpublish(self, name: str, sha256: str) -> None:
         """Deletes a published file. Raises ConfigError if it can't be."""
@@ -171,6 +173,30 @@ class ModelStore:
             if is_ours and folder.is_dir() and not folder.is_symlink():
                 yield folder
 
+    def _find(self, entry: Entry, version: Version, advance: Advance | None) -> StoredModel | None:
+        if version.gguf is None:
+            return None
+        for root in self._roots:
+            folder = _folder(root, entry.name, version.gguf)
+            if (folder / "record.json").exists():
+                stored = _check(folder, entry, version, version.gguf, advance)
+                return msgspec.structs.replace(stored, template_override=self._template(entry, version))
+        return None
+
+    def _template(self, entry: Entry, version: Version) -> str | None:
+        if version.chat_template is None:
+            return None
+        companion = of_template(version.chat_template)
+        path = self.find_beside(entry, version, companion)
+        if path is None:
+            raise ConfigError(
+                f"{entry.name}@{version.short}: its chat template {version.chat_template.path} was pinned and not "
+                f"published yet; run `appliance models build {entry.name}@{version.short}`"
+            )
+        content = path.read_bytes()
+        _check_companion(path, companion, hashlib.sha256(content).hexdigest())
+        return content.decode("utf-8", "replace")
+
 
 def describe(path: Path, advance: Advance | None = None) -> Gguf:
     """What a lock says of a model file. Raises ConfigError if it is no readable GGUF file."""
@@ -188,8 +214,12 @@ def _folder(root: Path, name: str, gguf: Gguf) -> Path:
     return root / name / gguf.sha256[:SHORT_SHA]
 
 
-def _adapter_path(folder: Path, adapter: Adapter, gguf: AdapterFile) -> Path:
-    return folder / "adapters" / f"{adapter.name}-{gguf.sha256[:SHORT_SHA]}.gguf"
+def _check_companion(path: Path, companion: Companion, digest: str) -> None:
+    if digest != companion.sha256:
+        raise ConfigError(
+            f"{path}, {companion.what}, has sha256 {digest}, models.lock says {companion.sha256}; "
+            "it is not used. Delete it and build the model again"
+        )
 
 
 def _check(folder: Path, entry: Entry, version: Version, gguf: Gguf, advance: Advance | None = None) -> StoredModel:
@@ -256,11 +286,13 @@ def _read_record(path: Path) -> Record | None:
     return record if record.schema == RECORD_SCHEMA else None
 
 
-def _place(source: Path, path: Path) -> None:
+def _place(source: Path | bytes, path: Path) -> None:
     """Raises ConfigError if it can't be written."""
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(source, bytes):
+            return write_atomically(path, source)
         _link_or_copy(source, part)
         rename(part, path)
     except OSError as error:

@@ -115,6 +115,7 @@ def fetched(entry: Entry, models: Path) -> StoredModel:
     builder = Builder(
         store=ModelStore(models),
         workshop=workshop,
+        lock_path=models.parent / "models.lock",
         sources=Sources(workshop, none, Silent()),
         converter=no_converter,
         report=Silent(),
@@ -188,5 +189,5 @@ chat_template_sha256 = "{version.gguf.chat_template_sha256}"
         command = [sys.executable, "-m", "appliance", "models", "fetch"]
         result = subprocess.run(command, env=env, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
-        assert "tiny is in" in result.stdout
+        assert "tiny@" in result.stdout
     assert index.n_downloads == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from appliance.cli.models import compare, keep, look, make
+from appliance.cli.models import compare, keep, look, make, pinning
 
 app = typer.Typer(help="The models of models.lock: pin, build, check and choose them.", no_args_is_help=True)
 app.command("ls")(look.ls)
@@ -12,11 +12,11 @@ app.command("show")(look.show)
 app.command("diff")(look.diff)
 app.command("compare")(compare.compare)
 app.command("verify")(look.verify)
-app.command("add")(make.add)
+app.command("add")(pinning.add)
 app.command("fetch")(make.fetch)
 app.command("build")(make.build)
 app.command("upgrade")(make.upgrade)
-app.command("import")(make.import_file)
+app.command("import")(pinning.import_file)
 app.command("use")(keep.use)
 app.command("rm")(keep.rm)
 app.command("gc")(keep.gc)

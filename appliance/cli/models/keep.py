@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from appliance.cli.models.look import Json
 from appliance.errors import ConfigError
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
@@ -18,9 +19,11 @@ def use(
     reference: Annotated[
         str, typer.Argument(metavar="NAME@VERSION", help="A version, or NAME@previous to go back; NAME alone: newest.")
     ],
+    json: Json = False,
 ) -> None:
     """Choose the version of a model that is served from the next start on. Nothing is deleted."""
-    from appliance.cli.models.room import Room
+    from appliance.cli.models.room import Room, print_result
+    from appliance.models.lock import SHORT_SHA
 
     room = Room()
     name, _, wanted = reference.partition("@")
@@ -40,15 +43,20 @@ def use(
     before = room.current(entry)
     old = before.gguf.sha256 if before is not None and before.gguf is not None else None
     room.versions.choose(entry.name, stored.record.gguf_sha256, instead_of=old)
-    typer.echo(f"{entry.name}@{version.short} is current; a running server takes it at its next start")
+    print_result(
+        {"name": entry.name, "version": version.short, "before": old[:SHORT_SHA] if old is not None else None},
+        f"{entry.name}@{version.short} is current; a running server takes it at its next start",
+        json=json,
+    )
 
 
 def rm(
     reference: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="A model with all versions, or one.")],
     yes: Yes = False,
+    json: Json = False,
 ) -> None:
     """Delete a model, or one version, from the disk and from models.lock."""
-    from appliance.cli.models.room import Room
+    from appliance.cli.models.room import Room, print_result
     from appliance.models.lock_file import change_lock, without
 
     room = Room()
@@ -68,55 +76,62 @@ def rm(
                 room.versions.forget(entry.name)
             if (room.config.models_dir / entry.name / version.short).is_dir():
                 room.store.unpublish(entry.name, version.gguf.sha256)
-    typer.echo(f"deleted {names}")
+    deleted = [{"name": entry.name, "version": version.short} for version in versions]
+    print_result({"deleted": deleted}, f"deleted {names}", json=json)
 
 
 def gc(
     yes: Yes = False,
     keep_sources: Annotated[bool, typer.Option("--keep-sources", help="Keep what was fetched from the hub.")] = False,
+    json: Json = False,
 ) -> None:
     """Free the room of what is not served: files that models.lock doesn't name, and what building left.
 
     It says what it would free, and asks.
     """
-    from appliance.cli.models.room import Room
+    from appliance.cli.models.room import Room, print_result
+    from appliance.models.beside import companions, published_companions
 
     room = Room()
     with room.workshop.entered():
-        named = {
-            room.config.models_dir / entry.name / version.short
-            for entry in room.lock.models
-            for version in entry.versions
-            if version.gguf is not None
-        }
-        published = [folder for folder in room.store.folders() if folder not in named]
+        named: dict[Path, set[Path]] = {}
+        for entry in room.lock.models:
+            for version in (version for version in entry.versions if version.gguf is not None):
+                folder = room.config.models_dir / entry.name / version.short
+                named.setdefault(folder, set()).update(folder / each.path for each in companions(version))
+        unnamed = [folder for folder in room.store.folders() if folder not in named]
+        stale = [path for folder in named for path in published_companions(folder) if path not in named[folder]]
         for left in (part for folder in named for part in folder.rglob("*.part")):  # by one that was killed
             left.unlink()
         work = [room.workshop.made, room.workshop.partial] + ([] if keep_sources else [room.workshop.root / "sources"])
-        garbage = [(path, size) for path, size in _freed([*published, *work]) if size or path in published]
+        published = {*unnamed, *stale}
+        garbage = [(path, size) for path, size in _freed([*unnamed, *stale, *work]) if size or path in published]
+        total = sum(size for _, size in garbage)
+        result = {"size_bytes": total, "freed": [{"path": str(path), "size_bytes": size} for path, size in garbage]}
         if not garbage:
-            typer.echo("nothing to free")
-            return
+            return print_result(result, "nothing to free", json=json)
         for path, size in garbage:
-            typer.echo(f"{size / 1e6:10.1f} MB  {path}")
-        _confirm(f"free {sum(size for _, size in garbage) / 1e6:.1f} MB?", yes=yes)
-        for folder in published:
+            typer.echo(f"{size / 1e6:10.1f} MB  {path}", err=json)
+        _confirm(f"free {total / 1e6:.1f} MB?", yes=yes)
+        for folder in unnamed:
             room.store.delete(folder)
+        for path in stale:
+            path.unlink()
         for folder in work:
             room.workshop.empty(folder)
-    typer.echo("freed")
+    return print_result(result, f"freed {total / 1e6:.1f} MB", json=json)
 
 
-def _freed(folders: list[Path]) -> list[tuple[Path, int]]:
+def _freed(paths: list[Path]) -> list[tuple[Path, int]]:
     """What deleting each would free, in bytes, if all are deleted. A file that is linked elsewhere frees nothing."""
-    found = [(folder, path.stat()) for folder in folders for path in folder.rglob("*") if path.is_file()]
+    found = [(path, file.stat()) for path in paths for file in (path, *path.rglob("*")) if file.is_file()]
     n_links = Counter(status.st_ino for _, status in found)
-    sizes = dict.fromkeys(folders, 0)
+    sizes = dict.fromkeys(paths, 0)
     counted: set[int] = set()
-    for folder, status in found:
+    for path, status in found:
         if status.st_nlink == n_links[status.st_ino] and status.st_ino not in counted:
             counted.add(status.st_ino)
-            sizes[folder] += status.st_size
+            sizes[path] += status.st_size
     return list(sizes.items())
 
 
@@ -125,4 +140,4 @@ def _confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError(f"{question} There is no terminal to ask on; say --yes")
-    typer.confirm(question, abort=True)
+    typer.confirm(question, abort=True, err=True)

@@ -54,6 +54,8 @@ def _state(room: Room, entry: Entry, version: Version) -> str:
     from appliance.models.lock import HubSource
 
     try:
+        if room.store.is_published(entry, version) and not room.store.has_companions(entry, version):
+            return "incomplete"
         if room.store.find_version(entry, version) is not None:
             return "stored"
     except ConfigError:
@@ -155,17 +157,19 @@ def verify(
 
 
 def _verified(room: Room, entry: Entry, version: Version, *, deep: bool, rebuild: bool) -> tuple[str, str | None]:
+    from appliance.cli.models.room import reference
     from appliance.models.lock import FileSource
 
     try:
         if deep and version.gguf is not None:
             with room.report.stage(f"hashing {entry.name}", version.gguf.size_bytes, is_bytes=True) as advance:
                 stored = room.store.verify(entry, version, advance)
-            room.store.verify_adapters(entry, version)
         else:
             stored = room.store.find_version(entry, version)
         if stored is None:
-            return "absent", f"fetch it with: appliance models fetch {entry.name}"
+            return "absent", f"build it with: appliance models build {reference(entry, version)}"
+        if not room.store.has_companions(entry, version):
+            return "failed", f"it is incomplete; build it with: appliance models build {reference(entry, version)}"
         if rebuild and isinstance(version.source, FileSource):
             return "ok", "it came from a file, and can't be made again"
         if rebuild:

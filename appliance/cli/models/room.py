@@ -66,6 +66,7 @@ class Room:
         return Builder(
             store=self.store,
             workshop=workshop,
+            lock_path=self.config.models_lock,
             sources=self.sources,
             converter=self.converter,
             report=self.report,
@@ -81,6 +82,16 @@ class Room:
         """Writes what became known of a version into models.lock."""
         if new != old:
             change_lock(self.config.models_lock, lambda lock: replaced(lock, entry.name, old, new))
+
+
+def reference(entry: Entry, version: Version) -> str:
+    """What commands take for this version. The newest is meant by the name alone."""
+    return entry.name if version == entry.versions[0] else f"{entry.name}@{version.short}"
+
+
+def print_result(value: Any, words: str, *, json: bool) -> None:
+    """What a command did: as one JSON document, or in words."""
+    print_json(value) if json else typer.echo(words)
 
 
 def print_json(value: Any) -> None:
