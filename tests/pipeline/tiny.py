@@ -23,9 +23,21 @@ def tiny_gguf(path: Path, *, template: str = TEMPLATE, name: str = "tiny", types
     writer.add_token_list(["<unk>", "<|end|>", "a", "b"])
     writer.add_token_types(types or [2, 3, 1, 1])
     writer.add_name(name)
+    writer.add_file_type(0)
     writer.add_eos_token_id(1)
     writer.add_chat_template(template)
     writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+def tiny_projector(path: Path) -> bytes:
+    """The header of a file that makes embeddings of images."""
+    writer = GGUFWriter(path, "clip")
+    writer.add_tensor("v.patch_embd.weight", np.zeros((4, 32), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

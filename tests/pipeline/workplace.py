@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from appliance.models.lock import Lock, read_lock
 from tests.pipeline.hub import LoopbackHub
@@ -81,6 +83,13 @@ class Workplace:
         said, _ = process.communicate()
         assert process.returncode == status, said
         return said
+
+    def run_json(self, *words: str) -> Any:
+        """The one document that ``appliance models`` prints with ``--json``; what else it says went to stderr."""
+        command = [sys.executable, "-m", "appliance", "models", *words, "--json"]
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     def published(self) -> dict[str, bytes]:
         return {str(path.relative_to(self.models)): path.read_bytes() for path in self.models.glob("*/*/model.gguf")}
