@@ -34,10 +34,10 @@ _LOOK_S = 0.005
 class FakeModel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How a fake engine process behaves.
 
-    Loading: it writes ``say`` to its stderr; takes ``load_s``, and then as long as the file ``load_until`` is not
-    there, saying how far it is and giving up when it is no longer wanted. Then, in this order, it ends by SIGABRT with
-    ``crash_at_load``, fails with the words of ``fail``, is out of memory with more layers on the GPU than
-    ``oom_above_layers`` (-1 means all ``n_layers``) or a context above ``oom_above_ctx``.
+    Loading: it writes ``say`` to its stderr, ``say_times`` times; takes ``load_s``, and then as long as the file
+    ``load_until`` is not there, saying how far it is and giving up when it is no longer wanted. Then, in this order, it
+    ends by SIGABRT with ``crash_at_load``, fails with the words of ``fail``, is out of memory with more layers on the
+    GPU than ``oom_above_layers`` (-1 means all ``n_layers``) or a context above ``oom_above_ctx``.
 
     Serving: each step takes ``step_s``. After ``crash_after`` steps the next one ends the process by SIGABRT, after
     ``hang_after`` steps the next one never ends. Steps are counted from 0 in each process.
@@ -48,6 +48,7 @@ class FakeModel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     """
 
     say: str = ""
+    say_times: int = 1
     load_s: float = 0.0
     load_until: str = ""
     crash_at_load: bool = False
@@ -176,7 +177,7 @@ def load_fake(
     n_ctx = config.n_ctx or 256
     n_gpu_layers = model.n_layers if config.n_gpu_layers < 0 else min(config.n_gpu_layers, model.n_layers)
     if model.say:
-        sys.stderr.write(model.say + "\n")
+        sys.stderr.write((model.say + "\n") * model.say_times)
     _take_time(model, on_progress)
     if model.is_ill:
         _fail_to_load(model, n_ctx=n_ctx, n_gpu_layers=n_gpu_layers)

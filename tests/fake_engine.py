@@ -10,6 +10,6 @@ from appliance.engine.runner import run_engine
 from tests.fake_backend import load_fake
 
 if __name__ == "__main__":
-    logs.configure(*sys.argv[2:4])
+    logs.configure(sys.argv[2], sys.argv[3])
     with socket.socket(fileno=int(sys.argv[1])) as connection:
         run_engine(connection, load_fake)

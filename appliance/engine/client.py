@@ -35,12 +35,15 @@ from appliance.engine.messages import (
     Tokenize,
     encode,
 )
+from appliance.engine.output import EngineOutput
 from appliance.errors import EngineCrashed, EngineFailed, EngineOutOfMemory, InvalidRequest, QueueFull
 
 log = logging.getLogger(__name__)
 
 # How long a process may take to end after it has closed its socket.
 END_GRACE_S = 5.0
+# How long to read on when the process has ended: until the end, unless something else has got hold of the pipe.
+OUTPUT_WAIT_S = 1.0
 # The part of the queue that one API key may fill; the rest is there for the others.
 MAX_QUEUE_SHARE = 0.75
 
@@ -49,9 +52,18 @@ class EngineProcess:
     """An engine process and our end of its socket. Started without an event loop, so that it loads meanwhile."""
 
     def __init__(
-        self, config: EngineConfig, *, log_level: str, log_format: str, module: str = "appliance.engine.llama"
+        self,
+        config: EngineConfig,
+        *,
+        log_level: str,
+        log_format: str,
+        module: str = "appliance.engine.llama",
+        on_log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """``module`` is run with the number of its socket and how to log as arguments."""
+        """``module`` is run with the number of its socket and how to log as arguments.
+
+        What it writes goes to our stderr. ``on_log`` gets each line too, on another thread, and must not raise.
+        """
         self.socket, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as on_error:
             on_error.callback(self.socket.close)
@@ -59,9 +71,13 @@ class EngineProcess:
                 [sys.executable, "-m", module, str(theirs.fileno()), log_level, log_format],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                bufsize=0,
             )
             on_error.pop_all()
+        assert self._process.stdout is not None
+        self._output = EngineOutput(self._process.stdout, on_log)
         self.pid = self._process.pid
         with contextlib.suppress(OSError):  # it has ended already: its closed socket will tell
             self.socket.sendall(encode(config))
@@ -71,21 +87,28 @@ class EngineProcess:
         self._process.kill()
 
     async def end(self, grace_s: float) -> None:
-        """Waits until the process has ended; kills it if that takes longer than ``grace_s``."""
+        """Waits until the process has ended and its output is read; kills it if that takes longer than ``grace_s``."""
         waiting = asyncio.create_task(asyncio.to_thread(self._process.wait))
         done, _ = await asyncio.wait([waiting], timeout=grace_s)
         if not done:
             log.error(logs.event("engine_killed", pid=self.pid, reason="it did not end by itself"))
             self._process.kill()
             await waiting
+        await asyncio.to_thread(self._output.wait, OUTPUT_WAIT_S)
 
-    def exit_reason(self) -> str:
-        """Why an ended process ended, in words."""
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether an ended process said so at its end."""
+        return self._process.wait() != 0 and self._output.ran_out_of_memory
+
+    def exit_reason(self, when: str = "") -> str:
+        """Why an ended process ended, in words, and what it said last if it crashed. ``when`` is put in."""
         code = self._process.wait()
-        if code < 0:
-            hint = "; the machine may be out of memory" if -code == signal.SIGKILL else ""
-            return f"was ended by {signal.Signals(-code).name}{hint}"
-        return f"ended with status {code}"
+        if code == -signal.SIGKILL:
+            return f"was ended by SIGKILL{when}; the machine may be out of memory"
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        last_words = self._output.last_words if code else ""
+        return f"{how}{when}: {last_words}" if last_words else f"{how}{when}"
 
 
 class EventStream:
@@ -177,6 +200,8 @@ class EngineClient:
         # The mean time between two requests' ends while others were open.
         self._gap_s = 0.0
         self._ended_at: float | None = None
+        self._heard_at = asyncio.get_running_loop().time()
+        self._kill_reason = ""
         self._n_open_by_key: Counter[str] = Counter()
         self._streams: dict[str, EventStream] = {}
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
@@ -187,9 +212,16 @@ class EngineClient:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the engine last told anything, while it loads or has work; 0 if it has none."""
+        if not self._streams and self._ready.done():
+            return 0.0
+        return asyncio.get_running_loop().time() - self._heard_at
+
     def exit_reason(self) -> str:
         """Why the process ended, in words; it must have ended."""
-        return self._process.exit_reason()
+        return self._kill_reason or self._process.exit_reason()
 
     async def ready(self) -> Ready:
         """Waits until the model is loaded.
@@ -222,6 +254,8 @@ class EngineClient:
             if self.has_ended:
                 stream.close()
             else:
+                if not self._streams:  # it had nothing to tell until now
+                    self._heard_at = asyncio.get_running_loop().time()
                 self._streams[message.request_id] = stream
                 self._write(frame)
             yield stream
@@ -248,8 +282,12 @@ class EngineClient:
         await self._process.end(grace_s)
         await self._serving
 
-    def kill(self) -> None:
-        """Ends the process at once; all its requests fail, and :meth:`ended` returns soon."""
+    def kill(self, reason: str) -> None:
+        """Ends the process at once; all its requests fail, and :meth:`ended` returns soon.
+
+        ``reason`` becomes its :meth:`exit_reason`, such as "was ended since ...".
+        """
+        self._kill_reason = self._kill_reason or reason
         self._process.kill()
 
     def _send(self, command: Command) -> None:
@@ -275,11 +313,13 @@ class EngineClient:
             self._streams.clear()
             await self._process.end(END_GRACE_S)
             if not self._ready.done():
-                self._fail_to_load(
-                    EngineCrashed(f"the engine process {self._process.exit_reason()} while it loaded the model")
-                )
+                reason = f"the engine process {self._process.exit_reason(' while it loaded the model')}"
+                # On some failures to allocate, ggml aborts the process.
+                ran_out = self._process.ran_out_of_memory
+                self._fail_to_load(EngineOutOfMemory(reason) if ran_out else EngineCrashed(reason))
 
     def _take(self, report: Report) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
         match report:
             case Events(events, load):
                 self.load = load

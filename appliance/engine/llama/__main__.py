@@ -20,7 +20,7 @@ def main() -> None:
     from appliance.engine.llama.backend import LlamaBackend
     from appliance.engine.runner import run_engine
 
-    logs.configure(*sys.argv[2:4])
+    logs.configure(sys.argv[2], sys.argv[3])
     with socket.socket(fileno=int(sys.argv[1])) as connection:
         run_engine(connection, LlamaBackend)
 
