@@ -12,7 +12,7 @@ RAM = "RAM"
 MIB = 1 << 20
 GIB = 1 << 30
 _UNITS = {"": 1, "K": 1 << 10, "M": MIB, "G": GIB, "T": 1 << 40}
-_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 
 
 class DeviceMemory(msgspec.Struct, frozen=True):
@@ -47,6 +47,6 @@ def parse_bytes(text: str, name: str = "size") -> int:
 
 def format_bytes(n_bytes: int) -> str:
     """As people read it: ``5.2 GiB``, ``98 MiB``."""
-    if abs(n_bytes) >= GIB:
+    if round(n_bytes / MIB) >= 1024:
         return f"{n_bytes / GIB:.1f} GiB"
     return f"{n_bytes / MIB:.0f} MiB"

@@ -64,14 +64,14 @@ def fits(found: Fit, rooms: tuple[Room, ...]) -> bool:
     return True
 
 
-def test_without_a_gpu_all_is_in_ram_and_no_reason_speaks_of_one():
+def test_without_a_gpu_all_is_in_ram_and_no_reason_speaks_of_one() -> None:
     found = fit(model(), Wanted(), (ram(64),))
     assert (found.run.n_gpu_layers, found.run.n_ctx) == (0, 8192)
     assert list(found.memory) == [RAM]
     assert found.reasons == ("n_ctx=8192: the default",)
 
 
-def test_a_large_gpu_takes_all_layers_and_the_output_head():
+def test_a_large_gpu_takes_all_layers_and_the_output_head() -> None:
     found = fit(model(), Wanted(), (ram(64), gpu(80)))
     assert found.run.n_gpu_layers == 33
     assert found.memory["CUDA0"].weights_bytes == (32 * 200 + 250) * MIB
@@ -79,7 +79,7 @@ def test_a_large_gpu_takes_all_layers_and_the_output_head():
     assert "all 33 layers on CUDA0: they fit" in found.reasons
 
 
-def test_a_small_gpu_takes_as_many_layers_as_fit_and_not_one_more():
+def test_a_small_gpu_takes_as_many_layers_as_fit_and_not_one_more() -> None:
     rooms = (ram(64), gpu(6))
     found = fit(model(), Wanted(), rooms)
     assert 0 < found.run.n_gpu_layers < 33
@@ -88,13 +88,13 @@ def test_a_small_gpu_takes_as_many_layers_as_fit_and_not_one_more():
     assert any(reason.startswith(f"{found.run.n_gpu_layers} of 33 layers on CUDA0") for reason in found.reasons)
 
 
-def test_a_gpu_that_has_room_for_nothing_is_left_alone():
+def test_a_gpu_that_has_room_for_nothing_is_left_alone() -> None:
     found = fit(model(), Wanted(), (ram(64), gpu(0.2)))
     assert found.run.n_gpu_layers == 0
     assert "no layer on a GPU: not one fits" in found.reasons
 
 
-def test_layers_are_divided_by_what_each_gpu_has_free():
+def test_layers_are_divided_by_what_each_gpu_has_free() -> None:
     found = fit(model(), Wanted(), (ram(64), gpu(24), gpu(12, 1)))
     first, second = found.run.tensor_split
     assert first + second == 33
@@ -104,13 +104,13 @@ def test_layers_are_divided_by_what_each_gpu_has_free():
     )
 
 
-def test_two_gpus_hold_together_what_one_could_not():
+def test_two_gpus_hold_together_what_one_could_not() -> None:
     rooms = (ram(64), gpu(5.5), gpu(5.5, 1))
     assert fit(model(), Wanted(), rooms).run.n_gpu_layers == 33
     assert fit(model(), Wanted(), rooms[:2]).run.n_gpu_layers < 33
 
 
-def test_experts_go_to_ram_before_whole_layers_do():
+def test_experts_go_to_ram_before_whole_layers_do() -> None:
     shape = model(layer=50 * MIB, experts=400 * MIB)
     found = fit(shape, Wanted(), (ram(64), gpu(10)))
     assert found.run.n_gpu_layers == 33
@@ -120,7 +120,7 @@ def test_experts_go_to_ram_before_whole_layers_do():
     assert any("experts of the first" in reason for reason in found.reasons)
 
 
-def test_unified_memory_is_counted_once():
+def test_unified_memory_is_counted_once() -> None:
     shape = model()
     need = fit(shape, Wanted(), (ram(64), Room("Metal", 48 * GIB, is_unified=True)))
     total = sum(use.total_bytes for use in need.memory.values())
@@ -129,20 +129,20 @@ def test_unified_memory_is_counted_once():
         fit(shape, Wanted(n_ctx=8192), (Room(RAM, total - GIB), Room("Metal", total, is_unified=True)))
 
 
-def test_an_automatic_context_is_halved_until_it_fits():
+def test_an_automatic_context_is_halved_until_it_fits() -> None:
     shape = model(n_kv=8192)
     found = fit(shape, Wanted(), (ram(13),))
     assert found.run.n_ctx == 4096
     assert "n_ctx=4096: twice as much doesn't fit" in found.reasons
 
 
-def test_an_automatic_context_is_no_longer_than_what_the_model_was_trained_for():
+def test_an_automatic_context_is_no_longer_than_what_the_model_was_trained_for() -> None:
     found = fit(model(n_ctx_train=1024), Wanted(), (ram(64),))
     assert found.run.n_ctx == 1024
     assert "n_ctx=1024: what the model was trained for" in found.reasons
 
 
-def test_a_chosen_context_that_does_not_fit_is_refused_with_the_largest_that_would():
+def test_a_chosen_context_that_does_not_fit_is_refused_with_the_largest_that_would() -> None:
     shape = model()
     with pytest.raises(DoesNotFit, match=r"n_ctx=131072 wants 2\d\.\d GiB of RAM, where 16\.0 GiB is free") as refused:
         fit(shape, Wanted(n_ctx=131072), (ram(16),))
@@ -152,7 +152,7 @@ def test_a_chosen_context_that_does_not_fit_is_refused_with_the_largest_that_wou
         fit(shape, Wanted(n_ctx=largest + 256), (ram(16),))
 
 
-def test_chosen_layers_that_do_not_fit_are_refused_with_how_many_would():
+def test_chosen_layers_that_do_not_fit_are_refused_with_how_many_would() -> None:
     with pytest.raises(DoesNotFit, match="of CUDA0, where 4.0 GiB is free") as refused:
         fit(model(), Wanted(n_gpu_layers=-1), (ram(64), gpu(4)))
     most = int(refused.value.message.split("n_gpu_layers=")[2].split()[0])
@@ -161,14 +161,14 @@ def test_chosen_layers_that_do_not_fit_are_refused_with_how_many_would():
         fit(model(), Wanted(n_gpu_layers=most + 1), (ram(64), gpu(4)))
 
 
-def test_a_model_that_fits_in_no_way_is_refused_with_what_it_would_want_at_least():
+def test_a_model_that_fits_in_no_way_is_refused_with_what_it_would_want_at_least() -> None:
     with pytest.raises(
         DoesNotFit, match="the model, even with n_ctx=2048, wants .* of RAM, where 4.0 GiB is free; free"
     ):
         fit(model(), Wanted(), (ram(4),))
 
 
-def test_a_shortage_of_a_few_bytes_is_told_in_a_unit_that_shows_it():
+def test_a_shortage_of_a_few_bytes_is_told_in_a_unit_that_shows_it() -> None:
     shape, wanted = model(), Wanted(n_ctx=2048)
     n_bytes = fit(shape, wanted, (ram(64),)).memory[RAM].total_bytes
     with pytest.raises(DoesNotFit) as refused:
@@ -177,7 +177,7 @@ def test_a_shortage_of_a_few_bytes_is_told_in_a_unit_that_shows_it():
     assert int(wants) > int(has)
 
 
-def test_a_model_of_unknown_shape_fits_anywhere():
+def test_a_model_of_unknown_shape_fits_anywhere() -> None:
     found = fit(ModelShape(), Wanted(), (ram(1), gpu(1)))
     assert found.run.n_ctx == 8192
 
@@ -185,7 +185,7 @@ def test_a_model_of_unknown_shape_fits_anywhere():
 # --- stepping down ---
 
 
-def test_out_of_memory_takes_a_tenth_of_the_layers_off_the_gpu():
+def test_out_of_memory_takes_a_tenth_of_the_layers_off_the_gpu() -> None:
     rooms = (ram(64), gpu(80))
     found = fit(model(), Wanted(), rooms)
     smaller = step_down(model(), Wanted(), found, rooms)
@@ -194,26 +194,26 @@ def test_out_of_memory_takes_a_tenth_of_the_layers_off_the_gpu():
     assert smaller.reasons == ("30 of 33 layers on GPUs instead of 33: memory ran out",)
 
 
-def test_out_of_memory_moves_experts_first():
+def test_out_of_memory_moves_experts_first() -> None:
     shape, rooms = model(layer=50 * MIB, experts=400 * MIB), (ram(64), gpu(80))
     smaller = step_down(shape, Wanted(), fit(shape, Wanted(), rooms), rooms)
     assert smaller is not None
     assert (smaller.run.n_gpu_layers, smaller.run.n_cpu_moe) == (33, 3)
 
 
-def test_out_of_memory_without_layers_on_a_gpu_halves_the_context():
+def test_out_of_memory_without_layers_on_a_gpu_halves_the_context() -> None:
     rooms = (ram(64),)
     found = step_down(model(), Wanted(), fit(model(), Wanted(), rooms), rooms)
     assert found is not None
     assert found.run.n_ctx == 4096
 
 
-def test_what_the_operator_chose_is_never_stepped_down():
+def test_what_the_operator_chose_is_never_stepped_down() -> None:
     wanted, rooms = Wanted(n_ctx=8192, n_gpu_layers=33), (ram(64), gpu(80))
     assert step_down(model(), wanted, fit(model(), wanted, rooms), rooms) is None
 
 
-def test_stepping_down_ends():
+def test_stepping_down_ends() -> None:
     rooms = (ram(64), gpu(80), gpu(80, 1))
     found: Fit | None = fit(model(), Wanted(), rooms)
     n_steps = 0
@@ -270,7 +270,9 @@ all_rooms = st.builds(lambda first, rest: (ram(first), *rest), st.floats(0.5, 24
 
 @settings(max_examples=300, deadline=None)
 @given(shape=shapes, wanted=wanteds, rooms=all_rooms)
-def test_what_is_chosen_never_exceeds_any_room_and_keeps_what_the_operator_chose(shape, wanted, rooms):
+def test_what_is_chosen_never_exceeds_any_room_and_keeps_what_the_operator_chose(
+    shape: ModelShape, wanted: Wanted, rooms: tuple[Room, ...]
+) -> None:
     try:
         found = fit(shape, wanted, rooms)
     except DoesNotFit:
@@ -295,7 +297,9 @@ def rank(found: Fit) -> tuple[int, int, int]:
 
 @settings(max_examples=300, deadline=None)
 @given(shape=shapes, wanted=wanteds, rooms=all_rooms, more=st.lists(st.integers(0, 4 * GIB), min_size=4, max_size=4))
-def test_more_memory_never_gives_less(shape, wanted, rooms, more):
+def test_more_memory_never_gives_less(
+    shape: ModelShape, wanted: Wanted, rooms: tuple[Room, ...], more: list[int]
+) -> None:
     try:
         before = fit(shape, wanted, rooms)
     except DoesNotFit:
@@ -319,7 +323,7 @@ runs = st.builds(
 
 @settings(max_examples=300, deadline=None)
 @given(shape=shapes, run=runs, more=st.integers(0, 50_000))
-def test_a_longer_context_never_takes_less(shape, run, more):
+def test_a_longer_context_never_takes_less(shape: ModelShape, run: RunShape, more: int) -> None:
     before = estimate(shape, run, ("CUDA0",))
     after = estimate(shape, msgspec.structs.replace(run, n_ctx=run.n_ctx + more), ("CUDA0",))
     assert all(after[device].total_bytes >= use.total_bytes for device, use in before.items())
@@ -327,14 +331,14 @@ def test_a_longer_context_never_takes_less(shape, run, more):
 
 @settings(max_examples=300, deadline=None)
 @given(shape=shapes, run=runs)
-def test_a_layer_more_on_the_gpu_never_takes_less_of_it(shape, run):
+def test_a_layer_more_on_the_gpu_never_takes_less_of_it(shape: ModelShape, run: RunShape) -> None:
     more = msgspec.structs.replace(run, n_gpu_layers=run.n_gpu_layers + 1)
     before, after = estimate(shape, run, ("CUDA0",)), estimate(shape, more, ("CUDA0",))
     assert "CUDA0" not in before or after["CUDA0"].total_bytes >= before["CUDA0"].total_bytes
 
 
 @given(counts=st.lists(st.integers(0, 60), min_size=1, max_size=6).filter(any))
-def test_counts_given_as_the_split_come_out_as_they_are(counts):
+def test_counts_given_as_the_split_come_out_as_they_are(counts: list[int]) -> None:
     n_layers = sum(counts)
     run = RunShape(n_ctx=512, n_seq_max=1, n_batch=64, n_gpu_layers=n_layers, tensor_split=tuple(map(float, counts)))
     places = placement(n_layers + 4, run, len(counts))
