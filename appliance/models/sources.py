@@ -78,7 +78,8 @@ class Sources:
         """``source`` with the hash of each file. The hub knows those of large files; the others are fetched."""
         files = list(files)
         small = [file for file in files if file.sha256 is None]
-        hashes = self._fetch(source, [(file.path, _expected(file)) for file in small], f"reading {source.repo}")
+        wanted = [(file.path, _expected(file)) for file in small]
+        hashes = self._fetch(source, wanted, f"reading {source.repo}") if wanted else {}
         pinned = [SourceFile(file.path, file.sha256 or hashes[file.path], file.size_bytes) for file in files]
         return msgspec.structs.replace(source, files=tuple(sorted(pinned, key=lambda file: file.path)))
 

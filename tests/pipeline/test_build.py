@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -204,12 +205,14 @@ def test_ctrl_c_ends_it_at_once_and_what_was_done_is_kept(
 ) -> None:
     place = Workplace(tmp_path / "stopped", real_hub)
     place.run("add", REPO)
-    process = place.start("build", NAME)
+    process = place.start("build", NAME, stdout=subprocess.PIPE)
     folder = place.models / ".work" / "made"
     while not list(folder.glob("*.part")):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) != 0
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said.endswith("stopped; what was done is kept, and the same command goes on from there\n")
     assert not list(folder.iterdir())
     assert len(list((place.models / ".work" / "sources").rglob("*.safetensors"))) == 1

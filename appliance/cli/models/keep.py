@@ -55,7 +55,7 @@ def rm(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Delete a model, or one version, from the disk and from models.lock."""
+    """Delete a model, or one version, from disk and models.lock."""
     from appliance.cli.models.room import Room, print_result
     from appliance.models.lock_file import change_lock, without
 
@@ -85,11 +85,11 @@ def gc(
     keep_sources: Annotated[bool, typer.Option("--keep-sources", help="Keep what was fetched from the hub.")] = False,
     json: Json = False,
 ) -> None:
-    """Free the room of what is not served: files that models.lock doesn't name, and what building left.
+    """Free the room of what is not served; says what first, and asks.
 
-    It says what it would free, and asks.
+    That is: files that models.lock doesn't name, and what building left.
     """
-    from appliance.cli.models.room import Room, print_result
+    from appliance.cli.models.room import Room, human_size, print_result
     from appliance.models.beside import companions, published_companions
 
     room = Room()
@@ -111,15 +111,15 @@ def gc(
         if not garbage:
             return print_result(result, "nothing to free", json=json)
         for path, size in garbage:
-            typer.echo(f"{size / 1e6:10.1f} MB  {path}", err=json)
-        _confirm(f"free {total / 1e6:.1f} MB?", yes=yes)
+            typer.echo(f"{human_size(size):>10}  {path}", err=json)
+        _confirm(f"free {human_size(total)}?", yes=yes)
         for folder in unnamed:
             room.store.delete(folder)
         for path in stale:
             path.unlink()
         for folder in work:
             room.workshop.empty(folder)
-    return print_result(result, f"freed {total / 1e6:.1f} MB", json=json)
+    return print_result(result, f"freed {human_size(total)}", json=json)
 
 
 def _freed(paths: list[Path]) -> list[tuple[Path, int]]:

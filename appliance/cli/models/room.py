@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +36,16 @@ class Room:
         self.sources = Sources(self.workshop, lambda: self.hub, self.report)
 
         self.versions = CurrentVersions(self.config.state_dir)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """As the workshop's ``entered``; Ctrl-C says what becomes of what was done."""
+        try:
+            with self.workshop.entered():
+                yield
+        except KeyboardInterrupt:
+            typer.echo("stopped; what was done is kept, and the same command goes on from there", err=True)
+            raise
 
     def current(self, entry: Entry) -> Version | None:
         """The version that `serve` takes: the one that was chosen, else the newest that is stored."""
@@ -87,6 +99,17 @@ class Room:
 def reference(entry: Entry, version: Version) -> str:
     """What commands take for this version. The newest is meant by the name alone."""
     return entry.name if version == entry.versions[0] else f"{entry.name}@{version.short}"
+
+
+def human_size(n_bytes: int) -> str:
+    """As a person reads it: 98.4 MB."""
+    from rich.filesize import decimal
+
+    return decimal(n_bytes)
+
+
+def count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def print_result(value: Any, words: str, *, json: bool) -> None:
