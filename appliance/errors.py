@@ -68,16 +68,16 @@ class EngineUnavailable(ApplianceError):
     status, kind, code = 503, "server_error", "engine_unavailable"
 
 
-class GPUMissing(ApplianceError):
-    """The model wants a GPU, and there is none to compute on: never a slow success."""
-
-    status, kind, code = 503, "server_error", "gpu_missing"
-
-
 class DoesNotFit(ApplianceError):
     """The model doesn't fit into the memory that there is, as it is set up."""
 
     status, kind, code = 503, "server_error", "does_not_fit"
+
+
+class GPUMissing(DoesNotFit):
+    """The model wants a GPU, and there is none to compute on: never a slow success."""
+
+    status, kind, code = 503, "server_error", "gpu_missing"
 
 
 class EngineCrashed(ApplianceError):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
 import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TextIO
 
+MAX_LINE_CHARS = 8192
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
 
 
@@ -35,9 +40,55 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
-def configure(level: str, form: str) -> None:
-    """Sends the records of the appliance, and warnings of its libraries, to stderr as ``console`` or ``json``."""
-    handler = logging.StreamHandler(sys.stderr)
+class RecentLines:
+    """The latest lines of the log, numbered from 1 on, for those who look at them from afar."""
+
+    def __init__(self, n_kept: int = 2000) -> None:
+        self._lines: deque[tuple[int, str]] = deque(maxlen=n_kept)
+        self._n_lines = 0
+        self._on_line: set[Callable[[], None]] = set()
+
+    def add(self, line: str) -> None:
+        """From any thread."""
+        self._n_lines += 1
+        self._lines.append((self._n_lines, line[:MAX_LINE_CHARS]))
+        for notify in tuple(self._on_line):
+            notify()
+
+    def after(self, number: int) -> list[tuple[int, str]]:
+        """The lines that are kept with greater numbers."""
+        return [entry for entry in tuple(self._lines) if entry[0] > number]
+
+    @contextlib.contextmanager
+    def notified(self, notify: Callable[[], None]) -> Iterator[None]:
+        """``notify`` is called at each line, on whatever thread wrote it, while the block lasts."""
+        self._on_line.add(notify)
+        try:
+            yield
+        finally:
+            self._on_line.discard(notify)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to stderr, and keeps what it wrote."""
+
+    def __init__(self, recent: RecentLines | None) -> None:
+        super().__init__(sys.stderr)
+        self._recent = recent
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        if self._recent is not None:
+            self._recent.add(line)
+        return line
+
+
+def configure(level: str, form: str, recent: RecentLines | None = None) -> None:
+    """Sends the records of the appliance, and warnings of its libraries, to stderr as ``console`` or ``json``.
+
+    ``recent`` gets the same lines.
+    """
+    handler = _Handler(recent)
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(FORMAT))
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from appliance.errors import ConfigError
+from appliance.schemas.sampling import SamplingFields
 
 PREFIX = "APPLIANCE_"
 CONFIG_VARIABLE = "APPLIANCE_CONFIG"
@@ -29,6 +30,30 @@ DEFAULT_CONFIG = "appliance.toml"
 
 def _user_dir(variable: str, fallback: str) -> Path:
     return Path(os.environ.get(variable) or Path.home() / fallback) / "llm-appliance"
+
+
+# ggml's names of the types that a KV cache may have.
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_0", "q5_1", "q4_0", "q4_1"]
+
+
+class ModelSettings(BaseModel):
+    """What an operator can set for one model, as ``[models.NAME]``; what is left out is as for all models."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_ctx: Annotated[int | None, Field(ge=64, le=1 << 24)] = None
+    n_gpu_layers: Annotated[int | None, Field(ge=-1, le=10_000)] = None
+    type_k: CacheType | None = None
+    type_v: CacheType | None = None
+    max_running: Annotated[int | None, Field(ge=1, le=128)] = None
+    require_gpu: bool | None = None
+    ttl_s: Annotated[float | None, Field(gt=0)] = None
+    pinned: Annotated[bool, Field(description="Never unloaded to make room for another.")] = False
+    preload: Annotated[bool, Field(description="Loaded when the server starts.")] = False
+    aliases: Annotated[list[str], Field(description="Further names that apps may call it by.")] = []
+    sampling: Annotated[SamplingFields, Field(description="For requests that leave these fields out.")] = (
+        SamplingFields()
+    )
 
 
 class Settings(BaseSettings):
@@ -83,8 +108,42 @@ class Settings(BaseSettings):
         int, Field(ge=0, le=100, description="How long threads look for work before they sleep; 0: not at all.")
     ] = 0
     n_gpu_layers: Annotated[
-        int, Field(ge=-1, le=10_000, description="Layers to put on a GPU, where there is one; -1: all.")
-    ] = -1
+        int | None,
+        Field(ge=-1, le=10_000, description="Layers to put on GPUs; -1: all; unset: as many as fit."),
+    ] = None
+    type_k: Annotated[CacheType, Field(description="Type of the keys in the KV cache: f16, q8_0 and other types.")] = (
+        "f16"
+    )
+    type_v: Annotated[CacheType, Field(description="Type of the values in the KV cache.")] = "f16"
+    require_gpu: Annotated[
+        bool, Field(description="Refuse to serve without a GPU, instead of computing on the processor.")
+    ] = False
+    ram_limit: Annotated[
+        str | None,
+        Field(
+            description="Most RAM that all models may take, such as 24GiB; unset: what this machine or container has."
+        ),
+    ] = None
+    gpu_memory_limit: Annotated[
+        str | None, Field(description="Most memory that all models may take of each GPU; unset: what is free.")
+    ] = None
+    autoload: Annotated[bool, Field(description="Load a model when a request asks for it.")] = True
+    ttl_s: Annotated[
+        float | None,
+        Field(gt=0, description="Seconds without a request after which a model is unloaded; unset: never."),
+    ] = None
+    switch_wait_s: Annotated[
+        float,
+        Field(ge=0, le=600, description="Longest that requests wait for others whose model is in their model's way."),
+    ] = 5.0
+    switch_drain_s: Annotated[
+        float,
+        Field(ge=0, le=3600, description="Seconds that a model which makes way may take to finish what it is doing."),
+    ] = 60.0
+    wedged_after_s: Annotated[
+        float,
+        Field(gt=0, le=3600, description="Seconds without a finished step after which an engine at work is replaced."),
+    ] = 30.0
     max_running: Annotated[
         int,
         Field(ge=1, le=128, description="Most sequences computed at the same time; above 63, seeds are not exact."),
@@ -133,6 +192,10 @@ class Settings(BaseSettings):
     log_format: Annotated[Literal["console", "json"], Field(description="Log lines for people or for programs.")] = (
         "console"
     )
+    models: Annotated[
+        dict[str, ModelSettings],
+        Field(description="Settings of single models: tables [models.NAME] in appliance.toml."),
+    ] = {}
 
     @model_validator(mode="after")
     def _a_step_has_room_for_all_that_run(self) -> Settings:
@@ -198,10 +261,11 @@ def _refuse_unknown_variables() -> None:
 def _explain(detail: dict[str, Any]) -> str:
     if not detail["loc"]:  # settings that don't suit each other
         return str(detail["msg"]).removeprefix("Value error, ")
-    name = str(detail["loc"][0])
-    variable = PREFIX + name.upper()
+    name = ".".join(map(str, detail["loc"]))
+    variable = PREFIX + str(detail["loc"][0]).upper()
     if detail["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+        known = Settings.model_fields if len(detail["loc"]) == 1 else ModelSettings.model_fields
+        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         return f"{name} in {_config_file()}: there is no such setting{hint}"
     given = variable if variable in os.environ else name

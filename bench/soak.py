@@ -162,15 +162,16 @@ async def _look(server: RunningPeer, admin: Endpoint, *, at_s: float) -> Watched
     assert server.process is not None
     status = await fetch_json(admin, "GET", "/admin/status")
     gateway, engine = server.process.processes()
-    cells = status["engine"]["kv_cache"]
+    (model,) = status["models"]
+    cells = model["engine"]["kv_cache"]
     return Watched(
         at_s=round(at_s, 1),
         gateway_rss_bytes=gateway.memory_info().rss,
         engine_rss_bytes=engine.memory_info().rss,
         kv_used_tokens=cells["used_tokens"] if cells else 0,
         kv_total_tokens=cells["total_tokens"] if cells else 0,
-        running=status["engine"]["running"],
-        waiting=status["engine"]["waiting"],
+        running=model["engine"]["running"],
+        waiting=model["engine"]["waiting"],
         requests_open=status["requests_open"],
     )
 

@@ -8,7 +8,6 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +15,32 @@ import httpx
 
 from appliance.api.app import AppOptions, create_app
 from appliance.api.server import Server, ServerOptions
-from appliance.api.state import AppState
+from appliance.api.state import AppState, compose
 from appliance.engine.client import EngineProcess
 from appliance.engine.messages import EngineConfig
+from appliance.hardware.fit import Fit
+from appliance.hardware.machine import MachineProbe
+from appliance.hardware.memory_use import RAM
+from appliance.logs import RecentLines
 from appliance.models.gguf_header import GGUFHeader
-from appliance.models.store import Record, StoredModel
+from appliance.models.store import ModelStore
 from appliance.service.activity import Activity
-from appliance.service.inference import Inference
-from appliance.service.metrics import Metrics
+from appliance.service.catalog import Catalog
+from appliance.settings import Settings
 from appliance.state.keys import AdminToken, KeyFile
+from appliance.supervisor.budget import FixedBudget
+from appliance.supervisor.host import ModelHost
+from appliance.supervisor.planner import Planner
+from appliance.supervisor.spec import ModelSpec
 from appliance.supervisor.supervisor import Supervisor
+from tests.fake_models import HEADER, publish_fakes
 
 MODEL = "fake"
 
-# The prompt is the last message: the fake model goes on in the alphabet behind it.
-HEADER = GGUFHeader(
-    architecture="fake",
-    n_ctx_train=256,
-    n_params=1,
-    tensor_types=("F32",),
-    chat_template="{{ messages[-1].content }}",
-    bos_token="",
-    eos_token="",
-    control_tokens=("<|end|>",),
-    longest_token_bytes=1,
-)
 
-
-def engine_config(*, n_ctx: int = 0, max_running: int = 4) -> EngineConfig:
+def engine_config(*, n_ctx: int = 0, max_running: int = 4, model_path: str = "") -> EngineConfig:
     return EngineConfig(
-        model_path="",
+        model_path=model_path,
         tensor_types=HEADER.tensor_types,
         longest_token_bytes=HEADER.longest_token_bytes,
         n_ctx=n_ctx,
@@ -67,8 +62,18 @@ class Gateway:
     http: httpx.AsyncClient
     supervisor: Supervisor
     server: Server
-    activity: Activity
+    state: AppState
     admin: dict[str, str]
+
+    @property
+    def activity(self) -> Activity:
+        return self.state.activity
+
+    @property
+    def host(self) -> ModelHost:
+        """That of its only model."""
+        (host,) = self.supervisor.hosts.values()
+        return host
 
     @property
     def port(self) -> int:
@@ -92,18 +97,27 @@ async def run_gateway(
     module: str = "tests.fake_engine",
 ) -> AsyncIterator[Gateway]:
     """A gateway that is ready. Its admin token is in ``gateway.admin``."""
-    record = Record(
-        schema=1, name=MODEL, gguf_sha256="0" * 64, gguf_bytes=1, mtime_ns=0, inode=0, quantization="F32", header=header
-    )
-    stored = StoredModel(Path("/nowhere"), record, note="a fake")
-    spawn = partial(EngineProcess, config or engine_config(), log_level="info", log_format="console", module=module)
-    supervisor = Supervisor(spawn, spawn(), max_open=max_open)
-    activity = Activity(Metrics(MODEL, lambda: supervisor.load))
-    state = AppState(stored, supervisor, activity, Inference(supervisor, stored, activity))
+    config = config or engine_config()
+
+    def spawn(spec: ModelSpec, fit: Fit) -> EngineProcess:
+        return EngineProcess(config, log_level="info", log_format="console", module=module)
+
     with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        publish_fakes(folder, {MODEL: header}, note="a fake")
+        settings = Settings(
+            models_dir=folder,
+            models_lock=folder / "models.lock",
+            state_dir=folder,
+            max_running=min(config.max_running, max_open),
+            max_waiting=max(0, max_open - config.max_running),
+        )
+        catalog = Catalog(settings, ModelStore(folder))
+        supervisor = Supervisor(spawn, FixedBudget({RAM: 1 << 40}), Planner())
+        state = compose(settings, catalog, supervisor, MachineProbe({}), RecentLines())
         options = AppOptions(
             keys=KeyFile(keys) if keys is not None else None,
-            admin=AdminToken(Path(scratch)),
+            admin=AdminToken(folder),
             allowed_hosts=("llm.example",),
             cors_origins=cors_origins,
             max_body_bytes=max_body_bytes,
@@ -113,9 +127,9 @@ async def run_gateway(
         serving = asyncio.create_task(running.run_until_stopped(listener, supervisor.stop))
         async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http:
             try:
-                await supervisor.wait_until_loaded()
-                admin = (Path(scratch) / "admin-token").read_text().strip()
-                yield Gateway(url, http, supervisor, running, activity, {"Authorization": f"Bearer {admin}"})
+                await supervisor.load(catalog.resolve(None).spec)
+                admin = (folder / "admin-token").read_text().strip()
+                yield Gateway(url, http, supervisor, running, state, {"Authorization": f"Bearer {admin}"})
             finally:
                 running.stop()
                 running.stop()

@@ -9,8 +9,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 import appliance
-from appliance.api import admin, completions, docs, errors, health, models, tokens
+from appliance.api import completions, docs, errors, health, models, tokens
 from appliance.api.access import Guard
+from appliance.api.admin import machine, requests, watching
+from appliance.api.admin import models as admin_models
 from appliance.api.limits import BodyLimit
 from appliance.api.observe import Observer
 from appliance.api.state import AppState
@@ -33,7 +35,7 @@ def create_api(state: AppState) -> FastAPI:
     app = FastAPI(title="LLM appliance", version=appliance.__version__, docs_url=None, redoc_url=None)
     app.state.appliance = state
     errors.install(app)
-    for module in (completions, tokens, models, health, admin, docs):
+    for module in (completions, tokens, models, health, requests, admin_models, machine, watching, docs):
         app.include_router(module.router)
     return app
 

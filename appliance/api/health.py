@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from appliance.api.state import State
+from appliance.service.readiness import readiness
 
 router = APIRouter()
 
@@ -19,13 +20,13 @@ async def live() -> dict[str, str]:
 
 @router.get("/health/ready")
 async def ready(response: Response, state: State) -> dict[str, Any]:
-    """200 when requests can be answered, 503 with the reason otherwise."""
-    supervisor = state.supervisor
-    body: dict[str, Any] = {"status": supervisor.state, "model": state.model.name}
-    if supervisor.state != "ready":
+    """200 when requests can be answered, 503 with the reason otherwise; and the state of each model."""
+    found = readiness(state.catalog, state.supervisor)
+    body: dict[str, Any] = {"status": found.status, "model": found.model, "models": found.models}
+    if not found.is_ready:
         response.status_code = 503
-        if supervisor.error is not None:
-            body["error"] = supervisor.error.message
+        if found.error is not None:
+            body["error"] = found.error
     return body
 
 

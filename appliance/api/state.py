@@ -7,19 +7,47 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from appliance.models.store import StoredModel
+from appliance.hardware.machine import MachineProbe
+from appliance.logs import RecentLines
 from appliance.service.activity import Activity
+from appliance.service.catalog import Catalog
 from appliance.service.context import RequestContext
+from appliance.service.history import HistoryKeeper
 from appliance.service.inference import Inference
+from appliance.service.metrics import Metrics
+from appliance.settings import Settings
 from appliance.supervisor.supervisor import Supervisor
 
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    model: StoredModel
+    config: Settings
+    catalog: Catalog
     supervisor: Supervisor
     activity: Activity
     inference: Inference
+    history: HistoryKeeper
+    machine: MachineProbe
+    log: RecentLines
+
+
+def compose(
+    config: Settings, catalog: Catalog, supervisor: Supervisor, machine: MachineProbe, log: RecentLines
+) -> AppState:
+    """The services over a supervisor; what it tells of its models is counted from now on."""
+    metrics = Metrics(supervisor.loads)
+    supervisor.feed.listen(metrics.saw_model)
+    activity = Activity(metrics)
+    return AppState(
+        config=config,
+        catalog=catalog,
+        supervisor=supervisor,
+        activity=activity,
+        inference=Inference(supervisor, catalog, activity),
+        history=HistoryKeeper(supervisor, activity, machine.read),
+        machine=machine,
+        log=log,
+    )
 
 
 # Coroutines all: FastAPI would hand a plain function to a thread, which costs more than it does.

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from appliance.api.state import Service, State
 from appliance.engine.messages import PromptPart
 from appliance.schemas.completions import DetokenizeRequest, TokenizeRequest
+from appliance.service.inference import render
 
 router = APIRouter()
 
@@ -17,13 +18,14 @@ router = APIRouter()
 async def tokenize(body: TokenizeRequest, service: Service, state: State) -> dict[str, Any]:
     """The tokens of a text or of a conversation, and how many the context holds."""
     model = service.resolve(body.model)
-    parts = (PromptPart(body.prompt or "", True),) if body.messages is None else service.render(body.messages)
-    tokens = await service.tokenize(parts)
-    info = state.supervisor.info
-    return {"model": model, "count": len(tokens), "max_model_len": info.n_ctx if info else None, "tokens": tokens}
+    parts = (PromptPart(body.prompt or "", True),) if body.messages is None else render(model, body.messages)
+    tokens = await service.tokenize(model, parts)
+    info = state.supervisor.host(model.spec).info
+    return {"model": model.name, "count": len(tokens), "max_model_len": info.n_ctx if info else None, "tokens": tokens}
 
 
 @router.post("/v1/detokenize")
 async def detokenize(body: DetokenizeRequest, service: Service) -> dict[str, Any]:
     """The text of tokens; control tokens are written out."""
-    return {"model": service.resolve(body.model), "prompt": await service.detokenize(body.tokens)}
+    model = service.resolve(body.model)
+    return {"model": model.name, "prompt": await service.detokenize(model, body.tokens)}

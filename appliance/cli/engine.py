@@ -1,27 +1,47 @@
-"""What an engine is told of the settings and the model that it loads."""
+"""How an engine process is started for a model: what it is told of the settings, the model and its place in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from appliance.engine.client import EngineProcess
 from appliance.engine.messages import EngineConfig
 from appliance.hardware.cpu import physical_cores
-from appliance.models.store import StoredModel
+from appliance.hardware.fit import Fit
 from appliance.settings import Settings
+from appliance.supervisor.spec import ModelSpec, Spawn
 
 
-def engine_config(config: Settings, stored: StoredModel) -> EngineConfig:
+def spawner(config: Settings, *, log_level: str, on_log: Callable[[str], None] = lambda line: None) -> Spawn:
+    """Starts engine processes; ``on_log`` gets what they write, line by line."""
+
+    def spawn(spec: ModelSpec, fit: Fit) -> EngineProcess:
+        return EngineProcess(
+            engine_config(config, spec, fit), log_level=log_level, log_format=config.log_format, on_log=on_log
+        )
+
+    return spawn
+
+
+def engine_config(config: Settings, spec: ModelSpec, fit: Fit) -> EngineConfig:
     n_threads = config.n_threads or physical_cores()
+    header = spec.stored.record.header
     return EngineConfig(
-        model_path=str(stored.path),
-        tensor_types=stored.record.header.tensor_types,
-        longest_token_bytes=stored.record.header.longest_token_bytes,
-        n_ctx=config.n_ctx or 0,
+        model_path=str(spec.stored.path),
+        tensor_types=header.tensor_types,
+        longest_token_bytes=header.longest_token_bytes,
+        n_ctx=fit.run.n_ctx,
         n_batch=config.n_batch,
         prompt_step_s=config.prompt_step_s,
         stream_interval_s=config.stream_interval_s,
         n_threads=n_threads,
         n_threads_batch=config.n_threads_batch or n_threads,
         poll=config.poll,
-        n_gpu_layers=config.n_gpu_layers,
-        max_running=config.max_running,
+        n_gpu_layers=fit.run.n_gpu_layers,
+        max_running=spec.max_running,
         prefix_reuse=config.prefix_reuse,
+        type_k=fit.run.type_k,
+        type_v=fit.run.type_v,
+        n_cpu_moe=fit.run.n_cpu_moe,
+        tensor_split=fit.run.tensor_split,
     )

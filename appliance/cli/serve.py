@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import logging
 import shutil
 import socket
 import sys
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.errors import ApplianceError, ConfigError
+from appliance.errors import ApplianceError, ConfigError, GPUMissing
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from appliance.api.server import ServerOptions
-    from appliance.engine.client import EngineProcess
-    from appliance.models.store import StoredModel
+    from appliance.api.state import AppState
+    from appliance.hardware.machine import MachineProbe
+    from appliance.logs import RecentLines
+    from appliance.service.catalog import Catalog
     from appliance.settings import Settings
     from appliance.state.keys import AdminToken, KeyFile
-    from appliance.supervisor.supervisor import Supervisor
+    from appliance.supervisor.budget import Budget
+    from appliance.supervisor.planner import Planner
+    from appliance.supervisor.spec import Spawn
+    from appliance.supervisor.supervisor import First, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +41,16 @@ class Parts:
     """What a start has made before the web framework is imported."""
 
     config: Settings
-    stored: StoredModel
+    catalog: Catalog
+    budget: Budget
+    planner: Planner
+    spawn: Spawn
+    first: First | None
+    machine: MachineProbe
     keys: KeyFile | None
     admin: AdminToken
     listener: socket.socket
-    spawn: partial[EngineProcess]
-    first: EngineProcess
+    recent: RecentLines
 
 
 def serve(
@@ -56,39 +65,59 @@ def serve(
     Everything else is set by APPLIANCE_* variables or in appliance.toml; the README lists them.
     """
     from appliance import logs, settings
-    from appliance.cli.engine import engine_config
-    from appliance.engine.client import EngineProcess
-    from appliance.models.lock import HubSource, read_lock
+    from appliance.cli.engine import spawner
+    from appliance.cli.memory import machine_budget, planner
+    from appliance.hardware.machine import MachineProbe
     from appliance.models.store import ModelStore
-    from appliance.state.current import CurrentVersions
+    from appliance.service.catalog import Catalog
+    from appliance.service.machine import folders
     from appliance.state.folder import StateFolder
     from appliance.state.keys import AdminToken, KeyFile
 
     config = settings.load(host=host, port=port, model=model, auth=auth, log_level=log_level)
-    logs.configure(config.log_level, config.log_format)
+    recent = logs.RecentLines()
+    logs.configure(config.log_level, config.log_format, recent)
     keys = KeyFile(config.api_keys_file) if config.api_keys_file is not None else None
     _check_published(config, has_keys=keys is not None)
     _check_tls(config)
     with StateFolder(config.state_dir):
         admin = AdminToken(config.state_dir)
-        entry = read_lock(config.models_lock).entry(config.model)
-        choice = CurrentVersions(config.state_dir).get(entry.name)
-        store = ModelStore(config.models_dir, config.image_models_dir)
-        stored = store.find(entry, choice.current if choice is not None else None)
-        if stored is None:
-            verb = "build" if isinstance(entry.versions[0].source, HubSource) else "fetch"
-            raise ConfigError(
-                f"the model {entry.name} is not in {config.models_dir}; run `appliance models {verb} {entry.name}`"
-            )
+        catalog = Catalog(config, ModelStore(config.models_dir, config.image_models_dir))
+        machine = MachineProbe(folders(config))
         with _listen(config.host, config.port) as listener:
-            spawn = partial(
-                EngineProcess,
-                engine_config(config, stored),
-                log_level=config.log_level,
-                log_format=config.log_format,
+            parts = Parts(
+                config=config,
+                catalog=catalog,
+                budget=machine_budget(config, machine.gpus),
+                planner=planner(config),
+                spawn=spawner(config, log_level=config.log_level, on_log=recent.add),
+                first=None,
+                machine=machine,
+                keys=keys,
+                admin=admin,
+                listener=listener,
+                recent=recent,
             )
-            first = spawn()  # loads while this process imports the rest
-            raise typer.Exit(_run(Parts(config, stored, keys, admin, listener, spawn, first)))
+            # The default model loads while this process imports the rest.
+            raise typer.Exit(_run(dataclasses.replace(parts, first=_start_first(parts))))
+
+
+def _start_first(parts: Parts) -> First | None:
+    """The default model's engine. None: its GPU is missing, which may change while the server runs.
+
+    Raises ConfigError if the model isn't here, or can't be loaded on this machine.
+    """
+    from appliance.supervisor.supervisor import First
+
+    try:
+        spec = parts.catalog.resolve(None).spec
+        fit = parts.planner.fit(spec, parts.budget.rooms(()))
+    except GPUMissing as error:
+        log.error("gpu_missing: %s", error)
+        return None
+    except ApplianceError as error:
+        raise ConfigError(error.message) from None
+    return First(spec, fit, parts.spawn(spec, fit))
 
 
 def _check_published(config: Settings, *, has_keys: bool) -> None:
@@ -119,6 +148,8 @@ def _check_tls(config: Settings) -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Raises ConfigError if the address can't be had, naming who has it."""
+    from appliance.addresses import pid_listening_on
+
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
@@ -131,7 +162,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            holder = _pid_listening_on(port)
+            holder = pid_listening_on(port)
             raise ConfigError(
                 f"port={port} on {host} is in use by {f'pid {holder}' if holder else 'another process'}; "
                 f"stop it{f' (kill {holder})' if holder else ''}, or choose another with --port"
@@ -139,17 +170,6 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"host={host} port={port}: {error.strerror}") from None
     listener.listen(BACKLOG)
     return listener
-
-
-def _pid_listening_on(port: int) -> int | None:
-    import psutil
-
-    try:
-        connections = psutil.net_connections("tcp")
-    except psutil.AccessDenied:
-        return None
-    listening = (c for c in connections if c.status == psutil.CONN_LISTEN)
-    return next((c.pid for c in listening if getattr(c.laddr, "port", None) == port), None)
 
 
 def _run(parts: Parts) -> int:
@@ -161,41 +181,59 @@ def _run(parts: Parts) -> int:
 
 async def _serve(parts: Parts) -> int:
     from appliance.api.server import Server
-    from appliance.supervisor.supervisor import Supervisor
+    from appliance.api.state import compose
+    from appliance.supervisor.supervisor import Rules, Supervisor
 
-    config, stored = parts.config, parts.stored
-    supervisor = Supervisor(parts.spawn, parts.first, max_open=config.max_running + config.max_waiting)
-    server = Server(_app(parts, supervisor), _server_options(config), on_stop=supervisor.drain)
+    config = parts.config
+    rules = Rules(
+        autoload=config.autoload,
+        max_wait_s=config.switch_wait_s,
+        drain_s=config.switch_drain_s,
+        wedged_after_s=config.wedged_after_s,
+    )
+    supervisor = Supervisor(parts.spawn, parts.budget, parts.planner, rules, first=parts.first)
+    state = compose(config, parts.catalog, supervisor, parts.machine, parts.recent)
+    server = Server(_app(parts, state), _server_options(config), on_stop=supervisor.drain)
+    keeping = asyncio.create_task(state.history.keep())
     serving = asyncio.create_task(server.run_until_stopped(parts.listener, supervisor.stop))
     try:
-        info = await supervisor.wait_until_loaded()
+        await _greet(parts, supervisor)
     except ApplianceError as error:
         is_stopped = server.should_exit
         server.stop()
         await serving
         if is_stopped:
             return 0
-        raise ConfigError(f"{stored.name}: {error.message}") from None
-    host, port = parts.listener.getsockname()[:2]
-    scheme = "https" if config.tls_cert is not None else "http"
-    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{config.root_path}"
-    typer.echo(f"ready: {stored.name} on {info.device} at {url}/v1 - now try: {_chat_command(url)}")
-    if stored.note:
-        typer.echo(stored.note)
+        raise ConfigError(f"{parts.catalog.default_name}: {error.message}") from None
+    for served in parts.catalog.current():
+        if served.settings.preload:
+            supervisor.preload(served.spec)
     await serving
+    keeping.cancel()
     return 0
 
 
-def _app(parts: Parts, supervisor: Supervisor) -> ASGIApp:
+async def _greet(parts: Parts, supervisor: Supervisor) -> None:
+    """Says where it serves, once the default model is loaded. Raises the error that keeps it from being loaded."""
+    config, (host, port) = parts.config, parts.listener.getsockname()[:2]
+    scheme = "https" if config.tls_cert is not None else "http"
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{config.root_path}"
+    default = parts.catalog.resolve(None)
+    try:
+        info = await supervisor.load(default.spec)
+    except GPUMissing as error:
+        supervisor.preload(default.spec)  # as soon as there is a GPU
+        typer.echo(f"serving at {url}/v1, but not {default.name}: {error.message}")
+        return
+    typer.echo(f"ready: {default.name} on {info.device} at {url}/v1 - now try: {_chat_command(url)}")
+    if default.stored.note:
+        typer.echo(default.stored.note)
+
+
+def _app(parts: Parts, state: AppState) -> ASGIApp:
     from appliance.api.app import AppOptions, create_app
-    from appliance.api.state import AppState
-    from appliance.service.activity import Activity
-    from appliance.service.inference import Inference
-    from appliance.service.metrics import Metrics
 
     config = parts.config
-    activity = Activity(Metrics(parts.stored.name, lambda: supervisor.load))
-    state = AppState(parts.stored, supervisor, activity, Inference(supervisor, parts.stored, activity))
     options = AppOptions(
         keys=parts.keys,
         admin=parts.admin,

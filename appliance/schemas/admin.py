@@ -41,33 +41,136 @@ class EngineWork(BaseModel):
     evictions: int
 
 
-class EngineStatus(BaseModel):
-    """``running`` and ``waiting`` count sequences: a request with n > 1 is several."""
+class DeviceMemory(BaseModel):
+    """Bytes that a model takes of a device; ``overhead_bytes`` are its process's own and the driver's."""
 
-    state: str
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    overhead_bytes: int
+
+
+class EngineStatus(BaseModel):
+    """A model's engine process. ``running`` and ``waiting`` count sequences: a request with n > 1 is several."""
+
     pid: int
-    error: str | None
     device: str | None
     build: str | None
-    n_ctx: int | None
+    n_ctx: int
+    n_gpu_layers: int
     slots: int | None
     running: int
     waiting: int
     kv_cache: KVCacheStatus | None
     work: EngineWork | None
+    memory: dict[str, DeviceMemory]
+    reasons: list[str]
 
 
 class ModelStatus(BaseModel):
+    """A version of a model that was asked for since the start.
+
+    ``state`` is stored, loading, ready, draining or failed. ``requests`` have its engine, ``requests_waiting`` wait for
+    it to be loaded. ``load_ratio`` says how far loading is, ``retry_in_s`` when a failed one is tried again.
+    """
+
     name: str
+    version: str
     gguf_sha256: str
     quantization: str
+    state: str
+    is_default: bool
+    is_pinned: bool
+    error: str | None
+    load_ratio: float | None
+    retry_in_s: float | None
+    idle_s: float | None
+    requests: int
+    requests_waiting: int
+    engine: EngineStatus | None
 
 
 class Status(BaseModel):
-    model: ModelStatus
-    engine: EngineStatus
+    """``time_s`` is the wall clock's, since 1970; ``default`` the model that a request gets which names none."""
+
+    time_s: float
+    default: str
+    models: list[ModelStatus]
     requests_open: int
     latencies: Latencies
+
+
+class History(BaseModel):
+    """Snapshots of the last minutes, oldest first, one every ``interval_s``."""
+
+    interval_s: float
+    snapshots: list[Snapshot]
+
+
+class Snapshot(BaseModel):
+    """What the server and its machine did at a moment. Counters run since the start; a rate is their difference."""
+
+    time_s: float
+    requests_running: int
+    requests_waiting: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    kv_used_tokens: int
+    kv_total_tokens: int
+    ttft_p50_s: float | None
+    tpot_p50_s: float | None
+    cpu_ratio: float
+    ram_used_bytes: int
+    gpus: list[GPUSnapshot]
+
+
+class GPUSnapshot(BaseModel):
+    """``use_ratio`` is how busy it was, from 0 to 1."""
+
+    use_ratio: float | None
+    used_bytes: int | None
+    temperature_c: float | None
+    power_w: float | None
+
+
+class Version(BaseModel):
+    """A version in models.lock. ``problem`` says why it can't be served; ``status`` is there once it was asked for."""
+
+    name: str
+    version: str
+    aliases: list[str]
+    description: str
+    license: str
+    quantization: str
+    size_bytes: int | None
+    n_ctx_train: int | None
+    n_params: int | None
+    kl_divergence: float | None
+    is_current: bool
+    is_default: bool
+    is_pinned: bool
+    problem: str | None
+    status: ModelStatus | None
+
+
+class ModelList(BaseModel):
+    models: list[Version]
+
+
+class UseRequest(BaseModel):
+    """``version``: the beginning of its hash, ``previous``, or empty for the newest."""
+
+    version: str = ""
+
+
+class LogLine(BaseModel):
+    number: int
+    line: str
+
+
+class LogLines(BaseModel):
+    lines: list[LogLine]
 
 
 class RequestStatus(BaseModel):

@@ -60,7 +60,7 @@ class Activity:
     def ended(self, generation: Generation, outcome: str, finished: Finished | None) -> None:
         context = generation.context
         e2e_s = asyncio.get_running_loop().time() - context.arrived_at
-        self.metrics.saw_end(outcome, finished, e2e_s)
+        self.metrics.saw_end(context.model, outcome, finished, e2e_s)
         context.outcome = outcome
         if context.ttft_s is None:
             context.ttft_s = generation.ttft_s

@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from appliance.engine.client import EngineProcess
-from appliance.models.store import StoredModel
 from appliance.schemas.chat import ChatRequest
 from appliance.service.activity import Activity
+from appliance.service.catalog import ServedModel
 from appliance.service.context import RequestContext
 from appliance.service.inference import Inference
 from appliance.service.metrics import Metrics
+from appliance.supervisor.budget import Budget
+from appliance.supervisor.planner import Planner
+from appliance.supervisor.spec import Spawn
 from appliance.supervisor.supervisor import Supervisor
 
 
@@ -28,20 +30,30 @@ class Outcome:
     n_completion: int
 
 
+class _OneModel:
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+
+    def resolve(self, reference: str | None) -> ServedModel:
+        return self._model
+
+
 async def ask_in_turn(
-    spawn: Callable[[], EngineProcess],
-    model: StoredModel,
+    spawn: Spawn,
+    budget: Budget,
+    planner: Planner,
+    model: ServedModel,
     requests: Sequence[ChatRequest],
     on_answer: Callable[[int], None],
 ) -> list[Outcome]:
     """Loads a model and asks it; ``on_answer`` is called with 1 after each. Raises ApplianceError."""
-    supervisor = Supervisor(spawn, spawn(), max_open=1)
-    activity = Activity(Metrics(model.name, lambda: supervisor.load))
-    inference = Inference(supervisor, model, activity)
+    supervisor = Supervisor(spawn, budget, planner)
+    activity = Activity(Metrics(supervisor.loads))
+    inference = Inference(supervisor, _OneModel(model), activity)
     clock = asyncio.get_running_loop().time
     outcomes = []
     try:
-        await supervisor.wait_until_loaded()
+        await supervisor.load(model.spec)
         for number, request in enumerate(requests):
             context = RequestContext(f"compare-{number}", arrived_at=clock())
             (answer,) = await inference.chat(request, context).answers()

@@ -22,9 +22,18 @@ from appliance.engine.messages import (
     Submit,
     TokenLogprob,
 )
-from appliance.errors import ENGINE_ERRORS, ApplianceError, EngineCrashed, EngineFailed, RequestCancelled
+from appliance.errors import (
+    ENGINE_ERRORS,
+    ApplianceError,
+    EngineCrashed,
+    EngineFailed,
+    EngineStopped,
+    EngineUnavailable,
+    RequestCancelled,
+)
 from appliance.service.activity import Activity
 from appliance.service.context import RequestContext
+from appliance.supervisor.spec import ModelSpec
 from appliance.supervisor.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -48,7 +57,9 @@ class Answer:
 class Generation:
     """Runs one prompt. Set ``is_committed`` once text of it has left: from then on it can't be run again."""
 
-    def __init__(self, supervisor: Supervisor, activity: Activity, context: RequestContext, submit: Submit) -> None:
+    def __init__(
+        self, supervisor: Supervisor, spec: ModelSpec, activity: Activity, context: RequestContext, submit: Submit
+    ) -> None:
         self.submit = submit
         self.context = context
         self.is_committed = False
@@ -58,6 +69,7 @@ class Generation:
         self.n_computed = 0
         self.ttft_s: float | None = None
         self._supervisor = supervisor
+        self._spec = spec
         self._activity = activity
         self._stream: EventStream | None = None
         self._last_piece_at: dict[int, float] = {}
@@ -117,27 +129,27 @@ class Generation:
     async def _events_with_replay(self) -> AsyncGenerator[Sequence[Event], None]:
         may_retry = True
         while True:
-            engine = await self._supervisor.engine()
-            if self._is_cancelled:  # while its model was loading
-                raise _cancelled()
             try:
-                async with engine.submit(self.submit) as stream:
-                    self._stream = stream
-                    while True:
-                        events = await stream.next_events()
-                        last = events[-1]
-                        if isinstance(last, Failed):
-                            raise ENGINE_ERRORS.get(last.code, EngineFailed)(last.message, param=last.param)
-                        yield events
-                        if isinstance(last, Finished):
-                            return
-            except EngineCrashed:
+                async with self._supervisor.engine(self._spec) as engine:
+                    if self._is_cancelled:  # while its model was loading
+                        raise _cancelled()
+                    async with engine.submit(self.submit) as stream:
+                        self._stream = stream
+                        while True:
+                            events = await stream.next_events()
+                            last = events[-1]
+                            if isinstance(last, Failed):
+                                raise _error_of(last)
+                            yield events
+                            if isinstance(last, Finished):
+                                return
+            except EngineCrashed as error:
                 if self._is_cancelled:
                     raise _cancelled() from None
                 if self.is_committed or not may_retry:
                     raise
                 may_retry = False
-                log.warning(logs.event("request_replayed", request_id=self.submit.request_id))
+                log.warning(logs.event("request_replayed", request_id=self.submit.request_id, reason=error))
 
     def _note(self, events: Sequence[Event]) -> None:
         """Keeps what the status, the log and the metrics want to know."""
@@ -153,17 +165,23 @@ class Generation:
                     n_pieces[index] -= 1
                     self._last_piece_at[index] = at
                     if before is not None:
-                        self._activity.metrics.saw_next_token(at - before)
+                        self._activity.metrics.saw_next_token(self.context.model, at - before)
                     elif self.ttft_s is None:
                         self.state = "decode"
                         self.ttft_s = now - self.context.arrived_at
-                        self._activity.metrics.saw_first_token(self.ttft_s)
+                        self._activity.metrics.saw_first_token(self.context.model, self.ttft_s)
                 case Progress(_, n_computed, _):
                     self.state, self.n_computed = "prefill", n_computed
                 case Accepted(_, n_prompt):
                     self.n_prompt = n_prompt
                 case SequenceFinished(_, _, reason):
                     self._finish_reason = reason
+
+
+def _error_of(failed: Failed) -> ApplianceError:
+    if failed.code == EngineUnavailable.code:  # it was stopped: to make room for another model, or with the server
+        return EngineStopped(f"{failed.message}; try again", retry_after_s=5)
+    return ENGINE_ERRORS.get(failed.code, EngineFailed)(failed.message, param=failed.param)
 
 
 def _cancelled() -> RequestCancelled:

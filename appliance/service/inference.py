@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from appliance.chat.template import ChatTemplate
-from appliance.engine.build import engine_build
 from appliance.engine.messages import Detokenize, Detokenized, Failed, PromptPart, Submit, Tokenize, Tokenized
 from appliance.engine.params import SamplingParams
-from appliance.errors import ENGINE_ERRORS, EngineFailed, InvalidRequest, ModelNotFound
-from appliance.models.store import StoredModel
+from appliance.errors import ENGINE_ERRORS, EngineFailed, InvalidRequest
 from appliance.schemas.chat import ChatRequest, Message
 from appliance.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest, Prompt
 from appliance.schemas.sampling import GenerationFields, SamplingFields
 from appliance.service.activity import Activity
+from appliance.service.catalog import ServedModel
 from appliance.service.completion import Completion
 from appliance.service.context import RequestContext
 from appliance.service.generation import Generation
@@ -25,71 +24,59 @@ from appliance.supervisor.supervisor import Supervisor
 _ROLES = {"developer": "system"}
 
 
-class Inference:
-    """What can be asked of the model that is served. Generations run when their answer or events are awaited."""
+class Models(Protocol):
+    """Knows which models there are; ``service.catalog`` is the real one."""
 
-    def __init__(self, supervisor: Supervisor, model: StoredModel, activity: Activity) -> None:
+    def resolve(self, reference: str | None) -> ServedModel: ...
+
+
+class Inference:
+    """What can be asked of the models. Generations run when their answer or events are awaited."""
+
+    def __init__(self, supervisor: Supervisor, catalog: Models, activity: Activity) -> None:
         self._supervisor = supervisor
-        self._model = model
+        self._catalog = catalog
         self._activity = activity
-        self._fingerprint = f"{model.record.gguf_sha256[:12]}-{engine_build()}"
-        header = model.record.header
-        self._template = None
-        if header.chat_template is not None:
-            self._template = ChatTemplate(
-                header.chat_template,
-                bos_token=header.bos_token,
-                eos_token=header.eos_token,
-                control_tokens=header.control_tokens,
-            )
 
     def chat(self, request: ChatRequest, context: RequestContext) -> Completion:
         """Raises ModelNotFound, or InvalidRequest if the model's template refuses the conversation."""
-        context.model = self.resolve(request.model)
-        parts = self.render(request.messages)
+        model = self.resolve(request.model, context)
+        parts = render(model, request.messages)
         max_tokens = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
         top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
-        return self._completion("chatcmpl", request, context, [parts], max_tokens, top_logprobs)
+        return self._completion(model, "chatcmpl", request, context, [parts], max_tokens, top_logprobs)
 
     async def complete(self, request: CompletionRequest, context: RequestContext) -> Completion:
         """Raises ModelNotFound."""
-        context.model = self.resolve(request.model)
+        model = self.resolve(request.model, context)
         prompts = request.prompts
         echo: tuple[str, ...] = ()
         if request.echo:
-            echo = tuple([p if isinstance(p, str) else await self.detokenize(p) for p in prompts])
+            echo = tuple([p if isinstance(p, str) else await self.detokenize(model, p) for p in prompts])
         max_tokens = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
-        return self._completion("cmpl", request, context, prompts, max_tokens, request.logprobs, echo)
+        return self._completion(model, "cmpl", request, context, prompts, max_tokens, request.logprobs, echo)
 
-    def render(self, messages: Sequence[Message]) -> tuple[PromptPart, ...]:
-        """The prompt parts of a conversation. Raises InvalidRequest."""
-        if self._template is None:
-            raise InvalidRequest(
-                f"the model {self._model.name} has no chat template; use /v1/completions", param="messages"
-            )
-        return self._template.render([_template_message(message) for message in messages])
+    def resolve(self, name: str | None, context: RequestContext | None = None) -> ServedModel:
+        """The model that is meant; ``context`` learns its name. Raises ModelNotFound, listing those there are."""
+        model = self._catalog.resolve(name)
+        if context is not None:
+            context.model = model.name
+        return model
 
-    def resolve(self, model: str | None) -> str:
-        """The name of the model that is meant. Raises ModelNotFound, listing those there are."""
-        if model and model != self._model.name:
-            raise ModelNotFound(f"the model '{model}' does not exist; there are: {self._model.name}", param="model")
-        return self._model.name
-
-    async def tokenize(self, parts: tuple[PromptPart, ...]) -> tuple[int, ...]:
+    async def tokenize(self, model: ServedModel, parts: tuple[PromptPart, ...]) -> tuple[int, ...]:
         """The tokens of a prompt, as a generation would compute them."""
-        event = await self._ask(Tokenize(_new_id("tok"), parts))
+        event = await self._ask(model, Tokenize(_new_id("tok"), parts))
         assert isinstance(event, Tokenized)
         return event.tokens
 
-    async def detokenize(self, tokens: Sequence[int]) -> str:
+    async def detokenize(self, model: ServedModel, tokens: Sequence[int]) -> str:
         """The text of tokens, control tokens written out. Raises InvalidRequest for one that is none."""
-        event = await self._ask(Detokenize(_new_id("detok"), tuple(tokens)))
+        event = await self._ask(model, Detokenize(_new_id("detok"), tuple(tokens)))
         assert isinstance(event, Detokenized)
         return event.text
 
-    async def _ask(self, message: Tokenize | Detokenize) -> object:
-        engine = await self._supervisor.engine()
-        async with engine.submit(message) as stream:
+    async def _ask(self, model: ServedModel, message: Tokenize | Detokenize) -> object:
+        async with self._supervisor.engine(model.spec) as engine, engine.submit(message) as stream:
             (event,) = await stream.next_events()
         if isinstance(event, Failed):
             raise ENGINE_ERRORS.get(event.code, EngineFailed)(event.message, param=event.param)
@@ -97,6 +84,7 @@ class Inference:
 
     def _completion(
         self,
+        model: ServedModel,
         prefix: str,
         request: GenerationFields,
         context: RequestContext,
@@ -106,7 +94,7 @@ class Inference:
         echo: tuple[str, ...] = (),
     ) -> Completion:
         completion_id = _new_id(prefix)
-        params = sampling_params(request)
+        params = sampling_params(request, model.sampling)
         generations = []
         for number, prompt in enumerate(prompts):
             submit = Submit(
@@ -124,11 +112,11 @@ class Inference:
                 weight=context.weight,
                 is_batch=request.service_tier == "flex",
             )
-            generations.append(Generation(self._supervisor, self._activity, context, submit))
+            generations.append(Generation(self._supervisor, model.spec, self._activity, context, submit))
         return Completion(
             id=completion_id,
-            model=self._model.name,
-            fingerprint=self._fingerprint,
+            model=model.name,
+            fingerprint=model.fingerprint,
             created_s=int(time.time()),
             service_tier=request.served_tier,
             generations=tuple(generations),
@@ -137,9 +125,17 @@ class Inference:
         )
 
 
-def sampling_params(fields: SamplingFields) -> SamplingParams:
-    """The engine's sampling parameters; those left out take the engine's defaults."""
-    given = fields.model_dump(include=set(SamplingFields.model_fields), exclude_none=True)
+def render(model: ServedModel, messages: Sequence[Message]) -> tuple[PromptPart, ...]:
+    """The prompt parts of a conversation. Raises InvalidRequest if the model has no template, or it refuses."""
+    template = model.template
+    if template is None:
+        raise InvalidRequest(f"the model {model.name} has no chat template; use /v1/completions", param="messages")
+    return template.render([_template_message(message) for message in messages])
+
+
+def sampling_params(fields: SamplingFields, defaults: Mapping[str, Any]) -> SamplingParams:
+    """The engine's sampling parameters; those left out take the model's ``defaults``, then the engine's."""
+    given = dict(defaults) | fields.model_dump(include=set(SamplingFields.model_fields), exclude_none=True)
     if "logit_bias" in given:
         given["logit_bias"] = {int(token): bias for token, bias in given["logit_bias"].items()}
     if "dry_sequence_breakers" in given:

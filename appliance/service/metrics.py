@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from appliance.engine.messages import Finished, Load
+from appliance.supervisor.events import ModelEvent
 
 # A second series for each, with the time of its creation, which nobody asked for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -39,100 +40,122 @@ _ENGINE_COUNTERS: tuple[tuple[str, str, Callable[[Load], float]], ...] = (
 )
 
 
-class _EngineCounters(Collector):
-    def __init__(self, model: str, load: Callable[[], Load | None]) -> None:
-        self._model = model
-        self._load = load
+_ENGINE_GAUGES: tuple[tuple[str, str, Callable[[Load], float]], ...] = (
+    ("requests_running", "Sequences in the engine's steps.", lambda now: now.n_running),
+    ("requests_waiting", "Sequences that wait for a slot.", lambda now: now.n_waiting),
+    ("kv_cache_usage_ratio", "Used part of the KV cache.", lambda now: now.n_cells_used / now.n_cells),
+    ("retained_sequences", "Ended sequences that are kept for later prompts.", lambda now: now.n_retained),
+)
+# By the names of the models that have an engine.
+Loads = Callable[[], Mapping[str, Load]]
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        now = self._load() or Load()
-        for name, text, value in _ENGINE_COUNTERS:
-            family = CounterMetricFamily(f"appliance_{name}", text, labels=["model_name"])
-            family.add_metric([self._model], value(now))
-            yield family
+
+class _EngineFigures(Collector):
+    """What the engines say of themselves, read when it is asked for."""
+
+    def __init__(self, loads: Loads) -> None:
+        self._loads = loads
+
+    def collect(self) -> Iterator[Metric]:
+        loads = self._loads()
+        for kind, figures in ((GaugeMetricFamily, _ENGINE_GAUGES), (CounterMetricFamily, _ENGINE_COUNTERS)):
+            for name, text, value in figures:
+                family = kind(f"appliance_{name}", text, labels=["model_name"])
+                for model, load in loads.items():
+                    family.add_metric([model], value(load))
+                yield family
+
+
+class _Gaps:
+    """Times between tokens, seen tens of thousands of times a second: one addition each."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_TOKEN_SECONDS) + 1)
+        self.sum_s = 0.0
 
 
 class _TokenGaps(Collector):
-    """The histogram of the times between tokens, seen tens of thousands of times a second: one addition each."""
+    """The histogram of the times between tokens."""
 
-    def __init__(self, model: str) -> None:
-        self._model = model
-        self._counts = [0] * (len(_TOKEN_SECONDS) + 1)
-        self._sum_s = 0.0
-
-    def observe(self, gap_s: float) -> None:
-        self._counts[bisect_left(_TOKEN_SECONDS, gap_s)] += 1
-        self._sum_s += gap_s
+    def __init__(self) -> None:
+        self.by_model: dict[str, _Gaps] = {}
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         family = HistogramMetricFamily(
             "appliance_inter_token_latency_seconds", "Between texts of one sequence.", labels=["model_name"]
         )
         bounds = [*map(floatToGoString, _TOKEN_SECONDS), "+Inf"]
-        family.add_metric([self._model], list(zip(bounds, accumulate(self._counts), strict=True)), self._sum_s)
+        for model, gaps in self.by_model.items():
+            family.add_metric([model], list(zip(bounds, accumulate(gaps.counts), strict=True)), gaps.sum_s)
         yield family
 
 
 class Metrics:
-    """``load`` gives the engine's load, None while there is no engine."""
+    """``loads`` gives the load of each model that has an engine."""
 
-    def __init__(self, model: str, load: Callable[[], Load | None]) -> None:
+    def __init__(self, loads: Loads) -> None:
         self._registry = CollectorRegistry()
-        self._model = model
 
-        def gauge(name: str, text: str, value: Callable[[Load], float]) -> None:
-            metric = Gauge(f"appliance_{name}", text, ["model_name"], registry=self._registry)
-            metric.labels(model).set_function(lambda: value(load() or Load()))
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"appliance_{name}", text, ["model_name"], registry=self._registry).labels(model)
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"appliance_{name}", text, labels or ["model_name"], registry=self._registry)
 
         def histogram(name: str, text: str) -> Histogram:
-            metric = Histogram(f"appliance_{name}", text, ["model_name"], registry=self._registry, buckets=_SECONDS)
-            return metric.labels(model)
+            return Histogram(f"appliance_{name}", text, ["model_name"], registry=self._registry, buckets=_SECONDS)
 
-        gauge("requests_running", "Sequences in the engine's steps.", lambda now: now.n_running)
-        gauge("requests_waiting", "Sequences that wait for a slot.", lambda now: now.n_waiting)
-        gauge("kv_cache_usage_ratio", "Used part of the KV cache.", lambda now: now.n_cells_used / now.n_cells)
-        gauge("retained_sequences", "Ended sequences that are kept for later prompts.", lambda now: now.n_retained)
-        self._registry.register(_EngineCounters(model, load))
+        self._registry.register(_EngineFigures(loads))
         self._prompt_tokens = counter("prompt_tokens", "Tokens of prompts.")
         self._cached_tokens = counter("prefix_cache_hits", "Prompt tokens that were not computed again.")
         self._completion_tokens = counter("generation_tokens", "Tokens that were generated.")
         self._ttft = histogram("time_to_first_token_seconds", "From the request's arrival to its first text.")
-        self._itl = _TokenGaps(model)
+        self._itl = _TokenGaps()
         self._registry.register(self._itl)
         self._e2e = histogram("e2e_request_latency_seconds", "From the request's arrival to its end.")
         self._queue = histogram("request_queue_time_seconds", "Until the first step that computed for the request.")
         self._prefill = histogram("request_prefill_time_seconds", "From that step to the first token.")
         self._decode = histogram("request_decode_time_seconds", "From the first token to the last.")
-        self._requests = Counter(
-            "appliance_http_requests", "Requests by route and status.", ["route", "status"], registry=self._registry
-        )
-        self._finished = Counter(
-            "appliance_request_outcomes",
+        self._requests = counter("http_requests", "Requests by route and status.", "route", "status")
+        self._finished = counter(
+            "request_outcomes",
             "Generations by how they ended: stop, length, abort, or an error's code.",
-            ["model_name", "outcome"],
-            registry=self._registry,
+            "model_name",
+            "outcome",
         )
+        self._loaded = counter("model_loads", "Loads of a model: ok, failed, or refused.", "model_name", "outcome")
+        self._unloaded = counter("model_unloads", "Times a model was unloaded, by the reason.", "model_name", "reason")
+        self._load_s = histogram("model_load_seconds", "From the start of an engine process to its readiness.")
 
-    def saw_first_token(self, ttft_s: float) -> None:
-        self._ttft.observe(ttft_s)
+    def saw_first_token(self, model: str, ttft_s: float) -> None:
+        self._ttft.labels(model).observe(ttft_s)
 
-    def saw_next_token(self, gap_s: float) -> None:
-        self._itl.observe(gap_s)
+    def saw_next_token(self, model: str, gap_s: float) -> None:
+        gaps = self._itl.by_model.get(model)
+        if gaps is None:
+            gaps = self._itl.by_model[model] = _Gaps()
+        gaps.counts[bisect_left(_TOKEN_SECONDS, gap_s)] += 1
+        gaps.sum_s += gap_s
 
-    def saw_end(self, outcome: str, finished: Finished | None, e2e_s: float) -> None:
+    def saw_end(self, model: str, outcome: str, finished: Finished | None, e2e_s: float) -> None:
         """A generation has ended; ``finished`` is None unless it was completed or aborted by the engine."""
-        self._finished.labels(self._model, outcome).inc()
-        self._e2e.observe(e2e_s)
+        self._finished.labels(model, outcome).inc()
+        self._e2e.labels(model).observe(e2e_s)
         if finished is not None:
-            self._prompt_tokens.inc(finished.n_prompt)
-            self._cached_tokens.inc(finished.n_cached)
-            self._completion_tokens.inc(finished.n_completion)
-            self._queue.observe(finished.queue_s)
-            self._prefill.observe(finished.prefill_s)
-            self._decode.observe(finished.decode_s)
+            self._prompt_tokens.labels(model).inc(finished.n_prompt)
+            self._cached_tokens.labels(model).inc(finished.n_cached)
+            self._completion_tokens.labels(model).inc(finished.n_completion)
+            self._queue.labels(model).observe(finished.queue_s)
+            self._prefill.labels(model).observe(finished.prefill_s)
+            self._decode.labels(model).observe(finished.decode_s)
+
+    def saw_model(self, event: ModelEvent) -> None:
+        """A model was loaded, could not be, or was unloaded."""
+        match event.kind:
+            case "ready":
+                self._loaded.labels(event.model, "ok").inc()
+                self._load_s.labels(event.model).observe(event.fields["load_s"])
+            case "failed" | "refused":
+                self._loaded.labels(event.model, event.kind).inc()
+            case "unloaded":
+                self._unloaded.labels(event.model, event.fields["reason"]).inc()
 
     def saw_response(self, route: str, status: int) -> None:
         self._requests.labels(route, str(status)).inc()

@@ -1,13 +1,16 @@
-"""One snapshot of what the server does."""
+"""What an administrator sees: the models, their engines, the requests that wait and run, and how long they take."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
+import msgspec
+
 from appliance.engine.messages import Load
-from appliance.models.store import StoredModel
 from appliance.schemas.admin import (
+    DeviceMemory,
     EngineStatus,
     EngineWork,
     KVCacheStatus,
@@ -16,43 +19,100 @@ from appliance.schemas.admin import (
     Percentiles,
     RequestStatus,
     Status,
+    Version,
 )
 from appliance.service.activity import Activity
+from appliance.service.catalog import Catalog, Listed
 from appliance.service.generation import Generation
+from appliance.supervisor.host import ModelHost
 from appliance.supervisor.supervisor import Supervisor
 
 
-def snapshot(model: StoredModel, supervisor: Supervisor, activity: Activity) -> Status:
-    load = supervisor.load
-    info = supervisor.info
+def snapshot(catalog: Catalog, supervisor: Supervisor, activity: Activity) -> Status:
+    default = catalog.default_name
+    return Status(
+        time_s=time.time(),
+        default=default,
+        models=[model_status(host, default) for host in supervisor.hosts.values()],
+        requests_open=len(activity.running()),
+        latencies=latencies(activity),
+    )
+
+
+def versions(catalog: Catalog, supervisor: Supervisor) -> list[Version]:
+    """Every version of models.lock, and what becomes of it."""
+    default = catalog.default_name
+    return [_version(listed, supervisor, default) for listed in catalog.all()]
+
+
+def model_status(host: ModelHost, default: str) -> ModelStatus:
+    now = asyncio.get_running_loop().time()
+    record = host.spec.stored.record
+    return ModelStatus(
+        name=record.name,
+        version=record.gguf_sha256[:12],
+        gguf_sha256=record.gguf_sha256,
+        quantization=record.quantization,
+        state=host.state,
+        is_default=record.name == default,
+        is_pinned=host.spec.is_pinned,
+        error=host.error.message if host.error is not None else None,
+        load_ratio=host.load_progress,
+        retry_in_s=max(0.0, host.retry_at - now) if host.state == "failed" else None,
+        idle_s=now - host.last_used_at if host.state == "ready" and not host.n_users else None,
+        requests=host.n_users,
+        requests_waiting=host.n_waiting,
+        engine=_engine(host),
+    )
+
+
+def latencies(activity: Activity) -> Latencies:
     recent = list(activity.recent)
-    engine = EngineStatus(
-        state=supervisor.state,
-        pid=supervisor.pid,
-        error=supervisor.error.message if supervisor.error else None,
+    return Latencies(
+        n_requests=len(recent),
+        queue_s=percentiles([ended.queue_s for ended in recent]),
+        ttft_s=percentiles([ended.ttft_s for ended in recent if ended.ttft_s is not None]),
+        e2e_s=percentiles([ended.e2e_s for ended in recent]),
+        tpot_s=percentiles([ended.decode_s / (ended.n_completion - 1) for ended in recent if ended.n_completion > 1]),
+    )
+
+
+def open_requests(activity: Activity) -> list[RequestStatus]:
+    """Those that wait and run, oldest first."""
+    now = asyncio.get_running_loop().time()
+    return [_request(generation, now) for generation in activity.running()]
+
+
+def percentiles(values: Sequence[float]) -> Percentiles | None:
+    """None if there are no values."""
+    if not values:
+        return None
+    ordered = sorted(values)
+
+    def at(part: float) -> float:
+        return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+    return Percentiles(p50=at(0.5), p90=at(0.9), p99=at(0.99))
+
+
+def _engine(host: ModelHost) -> EngineStatus | None:
+    client, fit, info = host.client, host.fit, host.info
+    if client is None or fit is None:
+        return None
+    load = client.load
+    return EngineStatus(
+        pid=client.pid,
         device=info.device if info else None,
         build=info.build if info else None,
-        n_ctx=info.n_ctx if info else None,
+        n_ctx=info.n_ctx if info else fit.run.n_ctx,
+        n_gpu_layers=info.n_gpu_layers if info else fit.run.n_gpu_layers,
         slots=info.n_seq_max if info else None,
         running=load.n_running if load else 0,
         waiting=load.n_waiting if load else 0,
         kv_cache=_kv_cache(load) if load else None,
         work=_work(load) if load else None,
-    )
-    record = model.record
-    return Status(
-        model=ModelStatus(name=model.name, gguf_sha256=record.gguf_sha256, quantization=record.quantization),
-        engine=engine,
-        requests_open=len(activity.running()),
-        latencies=Latencies(
-            n_requests=len(recent),
-            queue_s=_percentiles([ended.queue_s for ended in recent]),
-            ttft_s=_percentiles([ended.ttft_s for ended in recent if ended.ttft_s is not None]),
-            e2e_s=_percentiles([ended.e2e_s for ended in recent]),
-            tpot_s=_percentiles(
-                [ended.decode_s / (ended.n_completion - 1) for ended in recent if ended.n_completion > 1]
-            ),
-        ),
+        memory={device: DeviceMemory(**msgspec.structs.asdict(use)) for device, use in host.memory.items()},
+        reasons=list(fit.reasons),
     )
 
 
@@ -72,10 +132,26 @@ def _work(load: Load) -> EngineWork:
     )
 
 
-def open_requests(activity: Activity) -> list[RequestStatus]:
-    """Those that wait and run, oldest first."""
-    now = asyncio.get_running_loop().time()
-    return [_request(generation, now) for generation in activity.running()]
+def _version(listed: Listed, supervisor: Supervisor, default: str) -> Version:
+    entry, version, served = listed.entry, listed.version, listed.served
+    host = supervisor.hosts.get(served.spec.key) if served is not None else None
+    return Version(
+        name=entry.name,
+        version=version.short,
+        aliases=list(served.aliases if served is not None else entry.aliases),
+        description=entry.description,
+        license=entry.license,
+        quantization=version.quantization,
+        size_bytes=version.gguf.size_bytes if version.gguf is not None else None,
+        n_ctx_train=version.gguf.n_ctx_train if version.gguf is not None else None,
+        n_params=version.gguf.n_params if version.gguf is not None else None,
+        kl_divergence=version.quality.kl_divergence if version.quality is not None else None,
+        is_current=listed.is_current,
+        is_default=listed.is_current and entry.name == default,
+        is_pinned=served.spec.is_pinned if served is not None else False,
+        problem=listed.problem,
+        status=model_status(host, default) if host is not None else None,
+    )
 
 
 def _request(generation: Generation, now: float) -> RequestStatus:
@@ -91,14 +167,3 @@ def _request(generation: Generation, now: float) -> RequestStatus:
         completion_pieces=generation.n_pieces,
         age_s=now - context.arrived_at,
     )
-
-
-def _percentiles(values: Sequence[float]) -> Percentiles | None:
-    if not values:
-        return None
-    ordered = sorted(values)
-
-    def at(part: float) -> float:
-        return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
-
-    return Percentiles(p50=at(0.5), p90=at(0.9), p99=at(0.99))

@@ -1,141 +1,310 @@
-"""Keeps the model's engine process running: waits for it to load, and starts it again when it has ended."""
+"""Runs the models' engines: loads what is asked for, makes room for it, and replaces what has ended."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from appliance import logs
 from appliance.engine.client import EngineClient, EngineProcess
 from appliance.engine.messages import Load, Ready
-from appliance.errors import ApplianceError, EngineUnavailable, QueueFull
+from appliance.errors import ApplianceError, EngineUnavailable
+from appliance.hardware.fit import Fit
+from appliance.hardware.memory_use import format_bytes
+from appliance.supervisor import switching
+from appliance.supervisor.budget import Booking, Budget
+from appliance.supervisor.events import EventFeed
+from appliance.supervisor.guard import Guard
+from appliance.supervisor.host import ModelHost
+from appliance.supervisor.planner import Planner
+from appliance.supervisor.spec import ModelSpec, Spawn
+from appliance.supervisor.switching import MakeRoom, Newcomer, Refuse, Resident, Switching
 
 log = logging.getLogger(__name__)
 
-State = Literal["loading", "ready", "draining", "failed", "stopped"]
+# How long memory may take to be free after its process has ended, and how often that is looked at.
+FREEING_S = 5.0
+FREEING_POLL_S = 0.1
 
-# An engine that had served is started again at once; one that ends again soon, or can't load, later and later.
-BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
-STABLE_AFTER_S = 60.0
-LOAD_WAIT_S = 120.0
-STOP_GRACE_S = 5.0
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an operator can set of how models are switched; seconds."""
+
+    autoload: bool = True
+    max_wait_s: float = 5.0
+    drain_s: float = 60.0
+    wedged_after_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """An engine that was started before there was an event loop, so that it loads meanwhile."""
+
+    spec: ModelSpec
+    fit: Fit
+    process: EngineProcess
 
 
 class Supervisor:
-    """One model's engine. ``spawn`` starts a process for it; ``first`` is the one that loads already."""
+    """All models that were asked for so far, by their keys. One task decides what is loaded when anything changes."""
 
-    def __init__(self, spawn: Callable[[], EngineProcess], first: EngineProcess, *, max_open: int) -> None:
-        """``max_open``: how many requests may run and wait together."""
-        self.state: State = "loading"
-        self.error: ApplianceError | None = None
-        self.info: Ready | None = None
+    def __init__(
+        self, spawn: Spawn, budget: Budget, planner: Planner, rules: Rules | None = None, *, first: First | None = None
+    ) -> None:
+        self.hosts: dict[str, ModelHost] = {}
+        self.feed = EventFeed()
+        self.is_stopping = False
         self._spawn = spawn
-        self._max_open = max_open
-        self._engine = EngineClient(first, max_open=max_open)
-        self._n_waiting = 0
-        self._changed = asyncio.Event()
-        self._watching = asyncio.create_task(self._watch())
+        self._budget = budget
+        self._planner = planner
+        self._rules = rules or Rules()
+        self._switching = Switching(max_wait_s=self._rules.max_wait_s)
+        self._clock = asyncio.get_running_loop().time
+        self._woken = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loads: dict[str, asyncio.Task[None]] = {}
+        self._urgent: set[str] = set()
+        # Whom room is made for: until that is done it is not placed.
+        self._making_room_for: str | None = None
+        if first is not None:
+            host = self.host(first.spec)
+            host.is_wanted = True
+            self._loads[host.key] = self._run(self._load(host, first.fit, first.process))
+        guard = Guard(self.hosts, budget, self._woken.set, wedged_after_s=self._rules.wedged_after_s)
+        self._run(guard.watch())
+        self._run(self._arrange())
 
-    async def engine(self) -> EngineClient:
-        """The engine, once it is ready.
+    def host(self, spec: ModelSpec) -> ModelHost:
+        """The model's host, made when it is first asked for; what may change of ``spec`` is taken over."""
+        host = self.hosts.get(spec.key)
+        if host is None:
+            host = self.hosts[spec.key] = ModelHost(spec, self._spawn, self._changed)
+        host.spec = spec
+        return host
+
+    @contextlib.asynccontextmanager
+    async def engine(self, spec: ModelSpec) -> AsyncIterator[EngineClient]:
+        """The model's engine, which is loaded if need be; it isn't taken away while the block lasts.
 
         Raises:
-            EngineUnavailable: it isn't within two minutes, can't load its model, or is being stopped.
+            EngineUnavailable: it can't be loaded, isn't for too long, may not be, or the server is stopping.
+            DoesNotFit: there is too little memory for it, also with all others unloaded that may be.
             QueueFull: as many requests as are allowed wait for it already.
         """
-        if self._n_waiting >= self._max_open:
-            raise QueueFull(f"{self._max_open} requests wait for the model to load; try again later", retry_after_s=5)
-        self._n_waiting += 1
+        self._check_open()
+        host = self.host(spec)
+        if host.state == "failed" and self._clock() < host.retry_at:
+            raise host.unavailable()
+        if host.state == "stored" and not self._rules.autoload and not host.is_wanted:
+            raise EngineUnavailable(
+                f"the model {spec.stored.name} is not loaded, and autoload is off; "
+                f"load it with `appliance models load {spec.stored.name}`"
+            )
+        async with host.engine() as engine:
+            yield engine
+
+    async def load(self, spec: ModelSpec) -> Ready:
+        """Loads a model now, and has others make way that may. Raises the error that keeps it from being loaded."""
+        self._check_open()
+        host = self.host(spec)
+        if host.state == "failed":
+            host.retry_at = 0.0
+        self._urgent.add(host.key)
         try:
-            async with asyncio.timeout(LOAD_WAIT_S):
-                while self.state == "loading" or (self.state == "ready" and self._engine.has_ended):
-                    await self._changed.wait()
-        except TimeoutError:
-            raise EngineUnavailable("the model is still loading; try again later", retry_after_s=30) from None
+            async with host.engine():
+                assert host.info is not None
+                return host.info
         finally:
-            self._n_waiting -= 1
-        if self.state == "failed":
-            raise EngineUnavailable(f"the model can't be loaded: {self.error}", retry_after_s=30)
-        if self.state in ("draining", "stopped"):
-            raise EngineUnavailable("the server is stopping", retry_after_s=30)
-        return self._engine
+            self._urgent.discard(host.key)
 
-    @property
-    def load(self) -> Load | None:
-        """How full the engine is; None until it has said so."""
-        return self._engine.load
+    def preload(self, spec: ModelSpec) -> None:
+        """Loads a model when it fits beside what is loaded."""
+        self.host(spec).is_wanted = True
+        self._woken.set()
 
-    @property
-    def pid(self) -> int:
-        return self._engine.pid
+    async def replace(self, old: ModelSpec, new: ModelSpec) -> None:
+        """Loads ``new`` and unloads ``old``, if that is loaded. Raises what keeps ``new`` from being loaded."""
+        host = self.hosts.get(old.key)
+        if host is None or host.client is None:
+            return
+        await self.load(new)
+        await self.unload(old.key, "replaced")
 
-    async def wait_until_loaded(self) -> Ready:
-        """Waits for the first load to end. Raises the error that it failed with."""
-        while self.state == "loading":
-            await self._changed.wait()
-        if self.error is not None:
-            raise self.error
-        if self.info is None:
-            raise EngineUnavailable("the server was stopped before the model was loaded")
-        return self.info
+    async def unload(self, key: str, reason: str) -> bool:
+        """Ends a model's engine once its requests have ended, or while it loads at once; false if it has none."""
+        host = self.hosts.get(key)
+        if host is None or host.client is None:
+            return False
+        host.is_wanted = False
+        if (loading := self._loads.get(key)) is not None:
+            host.refuse(EngineUnavailable(f"{host.spec.stored.name} was unloaded by an operator", retry_after_s=30))
+            loading.cancel()
+            await asyncio.wait([loading])
+        else:
+            await self._unload(host, self._rules.drain_s, reason)
+        return True
 
     def drain(self) -> None:
-        """Gives the engine to no more requests; those that have it go on."""
-        self._set("draining")
+        """Gives engines to no more requests; those that have one go on."""
+        self.is_stopping = True
+        for host in self.hosts.values():
+            host.refuse(EngineUnavailable("the server is stopping", retry_after_s=30))
 
     async def stop(self) -> None:
-        """Ends the engine; requests that are still open fail."""
-        self._set("stopped")
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
-        await self._engine.stop(STOP_GRACE_S)
+        """Ends all engines; requests that are still open fail."""
+        self.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(host.close() for host in self.hosts.values()))
 
-    def _set(self, state: State) -> None:
-        if self.state == "stopped" or (self.state == "draining" and state != "stopped"):
-            return  # what the engine does no longer counts
-        self.state = state
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def loads(self) -> dict[str, Load]:
+        """How full the engines are, by their models' names."""
+        return {host.spec.stored.name: host.load_info for host in self.hosts.values() if host.load_info is not None}
 
-    async def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
-        n_ends_in_a_row = 0
+    def bookings(self, without: Sequence[str] = ()) -> list[Booking]:
+        """What models take now, but for those with these keys."""
+        return [
+            Booking(host.memory, host.client.pid if host.client else None, host.state in ("ready", "draining"))
+            for host in self.hosts.values()
+            if host.memory and host.key not in without
+        ]
+
+    def _check_open(self) -> None:
+        if self.is_stopping:
+            raise EngineUnavailable("the server is stopping", retry_after_s=30)
+
+    def _changed(self, kind: str, host: ModelHost) -> None:
+        if kind == "progress":
+            return self._tell(kind, host, load_ratio=host.load_progress)
+        self._woken.set()
+        match kind:
+            case "ready":
+                self._tell(kind, host, load_s=host.load_s)
+            case "failed":
+                self._tell(kind, host, error=host.error.message if host.error is not None else None)
+            case "loading" | "draining":
+                self._tell(kind, host)
+        return None
+
+    def _tell(self, kind: str, host: ModelHost, **fields: Any) -> None:
+        name, _, version = host.key.rpartition("@")
+        self.feed.publish(kind, name, version=version, **fields)
+
+    def _run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _arrange(self) -> None:
         while True:
-            ready_at = await self._run_to_its_end()
-            if ready_at is not None and loop.time() - ready_at > STABLE_AFTER_S:
-                n_ends_in_a_row = 0
-            n_ends_in_a_row += 1
-            if ready_at is None or n_ends_in_a_row > 1:
-                await asyncio.sleep(BACKOFF_S[min(n_ends_in_a_row, len(BACKOFF_S)) - 1])
-            try:
-                process = self._spawn()
-            except OSError as error:
-                self.error = EngineUnavailable(f"no engine process can be started: {error.strerror}")
-                log.error(logs.event("engine_not_started", reason=error))
-                self._set("failed")
-                continue
-            self._engine = EngineClient(process, max_open=self._max_open)
-            log.warning(logs.event("engine_restarted", pid=self._engine.pid))
-            self._set("loading")
+            self._woken.clear()
+            look_again_at = self._act()
+            timeout_s = None if look_again_at is None else max(0.0, look_again_at - self._clock())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._woken.wait()
 
-    async def _run_to_its_end(self) -> float | None:
-        """Follows the engine until it has ended; when it was ready, None if it never was."""
-        if self._engine.has_ended:
+    def _act(self) -> float | None:
+        """Does what is to be done now; when to look again."""
+        if self.is_stopping:
             return None
+        now = self._clock()
+        decisions, look_again_at = self._switching.decide(now, self._newcomers(now), self._residents(), self._place)
+        for decision in decisions:
+            host = self.hosts[decision.key]
+            match decision:
+                case switching.Load(_, fit):
+                    # Booked at once: what is decided next must count it.
+                    host.reserve(fit)
+                    self._loads[host.key] = self._run(self._load(host, fit))
+                case MakeRoom(_, victims, reason):
+                    self._making_room_for = host.key
+                    self._run(self._make_room(host, [self.hosts[key] for key in victims], reason))
+                case Refuse(_, error):
+                    log.warning(logs.event("model_refused", model=host.key, reason=error))
+                    host.refuse(error)
+                    self._tell("refused", host, error=error.message)
+        moments = [look_again_at, self._end_idle(now)]
+        moments += [host.retry_at for host in self.hosts.values() if host.state == "failed" and host.is_wanted]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def _newcomers(self, now: float) -> list[Newcomer]:
+        found = []
+        for host in self.hosts.values():
+            can_load = host.state == "stored" or (host.state == "failed" and now >= host.retry_at)
+            if (
+                can_load
+                and host.key not in (*self._loads, self._making_room_for)
+                and (host.n_waiting or host.is_wanted)
+            ):
+                found.append(Newcomer(host.key, host.waiting_since, host.key in self._urgent))
+        return found
+
+    def _residents(self) -> list[Resident]:
+        return [
+            Resident(host.key, host.last_used_at, host.n_users, host.spec.is_pinned, host.state == "ready")
+            for host in self.hosts.values()
+            if host.memory
+        ]
+
+    def _place(self, key: str, freed: Sequence[str]) -> Fit:
+        return self._planner.fit(self.hosts[key].spec, self._budget.rooms(self.bookings(freed)))
+
+    def _end_idle(self, now: float) -> float | None:
+        """Unloads models that nobody has used for their TTL; when the next one's is up."""
+        ends = []
+        for host in self.hosts.values():
+            ttl_s = host.spec.ttl_s
+            if ttl_s is None or host.state != "ready" or host.n_users or host.spec.is_pinned:
+                continue
+            if now >= host.last_used_at + ttl_s:
+                self._run(self._unload(host, 0.0, "idle"))
+            else:
+                ends.append(host.last_used_at + ttl_s)
+        return min(ends, default=None)
+
+    async def _load(self, host: ModelHost, fit: Fit, process: EngineProcess | None = None) -> None:
+        started_at = self._clock()
+        log.info(logs.event("model_loading", model=host.key, n_ctx=fit.run.n_ctx, n_gpu_layers=fit.run.n_gpu_layers))
+        spec = host.spec
+        with contextlib.suppress(ApplianceError):  # the host keeps it, and has told those who wait
+            rooms = self._budget.rooms(self.bookings([host.key]))
+            await host.load(fit, lambda last: self._planner.step_down(spec, last, rooms), process)
+            assert host.fit is not None
+            assert host.info is not None
+            host.memory = self._planner.note(spec, host.fit, host.info)
+            log.info(logs.event("model_loaded", model=host.key, load_s=self._clock() - started_at))
+        self._loads.pop(host.key, None)
+        self._woken.set()
+
+    async def _make_room(self, newcomer: ModelHost, victims: list[ModelHost], reason: str) -> None:
         try:
-            self.info = await self._engine.ready()
-        except ApplianceError as error:
-            self.error = error
-            log.error(logs.event("engine_load_failed", pid=self._engine.pid, reason=error))
-            await self._engine.ended()
-            self._set("failed")
-            return None
-        self.error = None
-        ready_at = asyncio.get_running_loop().time()
-        self._set("ready")
-        await self._engine.ended()
-        log.error(logs.event("engine_ended", pid=self._engine.pid, reason=self._engine.exit_reason()))
-        self._set("loading")
-        return ready_at
+            log.info(logs.event("making_room", wanted=newcomer.key, evicted=[v.key for v in victims], reason=reason))
+            await asyncio.gather(*(self._unload(victim, self._rules.drain_s, reason) for victim in victims))
+            await self._wait_until_free(newcomer)
+        finally:
+            self._making_room_for = None
+            self._woken.set()
+
+    async def _unload(self, host: ModelHost, drain_s: float, reason: str) -> None:
+        memory = {device: format_bytes(use.total_bytes) for device, use in host.memory.items()}
+        n_requests = host.n_users
+        await host.unload(drain_s)
+        log.info(logs.event("model_unloaded", model=host.key, reason=reason, requests=n_requests, freed=memory))
+        self._tell("unloaded", host, reason=reason)
+
+    async def _wait_until_free(self, newcomer: ModelHost) -> None:
+        """Drivers may give memory back a moment after its process has ended."""
+        deadline = self._clock() + FREEING_S
+        while self._clock() < deadline:
+            with contextlib.suppress(ApplianceError):
+                self._place(newcomer.key, ())
+                return
+            await asyncio.sleep(FREEING_POLL_S)

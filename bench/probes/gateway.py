@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
-from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -12,17 +12,23 @@ import uvloop
 from appliance import logs
 from appliance.api.app import AppOptions, create_app
 from appliance.api.server import Server, ServerOptions
-from appliance.api.state import AppState
+from appliance.api.state import compose
 from appliance.engine.client import EngineProcess
+from appliance.hardware.fit import Fit
+from appliance.hardware.machine import MachineProbe
+from appliance.hardware.memory_use import RAM
 from appliance.models.gguf_header import GGUFHeader
-from appliance.models.store import Record, StoredModel
-from appliance.service.activity import Activity
-from appliance.service.inference import Inference
-from appliance.service.metrics import Metrics
+from appliance.models.store import ModelStore
+from appliance.service.catalog import Catalog
+from appliance.settings import Settings
 from appliance.state.keys import AdminToken
+from appliance.supervisor.budget import FixedBudget
+from appliance.supervisor.planner import Planner
+from appliance.supervisor.spec import ModelSpec
 from appliance.supervisor.supervisor import Supervisor
 from bench.engine_config import config_for
 from bench.probes.fake_engine import N_CTX
+from tests.fake_models import publish_fakes
 
 MODEL = "fake"
 HEADER = GGUFHeader(
@@ -40,21 +46,30 @@ CONFIG = config_for(HEADER, "", n_ctx=0, n_threads=1, max_running=64)
 LOG = ("info", "console")
 
 
+def spawn(spec: ModelSpec, fit: Fit) -> EngineProcess:
+    return EngineProcess(CONFIG, log_level=LOG[0], log_format=LOG[1], module="bench.probes.fake_engine")
+
+
 async def serve(port: int, state_dir: Path) -> None:
-    record = Record(
-        schema=1, name=MODEL, gguf_sha256="0" * 64, gguf_bytes=1, mtime_ns=0, inode=0, quantization="F32", header=HEADER
+    publish_fakes(state_dir, {MODEL: HEADER})
+    settings = Settings(
+        models_dir=state_dir,
+        models_lock=state_dir / "models.lock",
+        state_dir=state_dir,
+        max_running=64,
+        max_waiting=192,
     )
-    stored = StoredModel(Path("/nowhere"), record)
-    spawn = partial(EngineProcess, CONFIG, log_level=LOG[0], log_format=LOG[1], module="bench.probes.fake_engine")
-    supervisor = Supervisor(spawn, spawn(), max_open=256)
-    activity = Activity(Metrics(MODEL, lambda: supervisor.load))
-    state = AppState(stored, supervisor, activity, Inference(supervisor, stored, activity))
+    supervisor = Supervisor(spawn, FixedBudget({RAM: 1 << 40}), Planner())
+    catalog = Catalog(settings, ModelStore(state_dir))
+    state = compose(settings, catalog, supervisor, MachineProbe({}), logs.RecentLines())
     options = AppOptions(
         keys=None, admin=AdminToken(state_dir), allowed_hosts=(), cors_origins=(), max_body_bytes=8 << 20
     )
     server = Server(create_app(state, options), ServerOptions(drain_s=0.0), on_stop=supervisor.drain)
     with socket.create_server(("127.0.0.1", port), backlog=256) as listener:
-        await server.run_until_stopped(listener, supervisor.stop)
+        serving = asyncio.create_task(server.run_until_stopped(listener, supervisor.stop))
+        await supervisor.load(catalog.resolve(None).spec)
+        await serving
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from appliance.engine.build import engine_build
 from appliance.models.gguf_header import GGUFHeader
 from tests.gateway import Gateway, run_gateway
 
-FINGERPRINT = f"{'0' * 12}-{engine_build()}"
+FINGERPRINT = f"b5d54c39e666-{engine_build()}"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

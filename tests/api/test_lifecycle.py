@@ -15,8 +15,10 @@ import httpx
 import pytest
 
 from appliance.api.server import ServerOptions
-from appliance.engine.client import EngineProcess
-from appliance.errors import EngineCrashed
+from appliance.engine.client import EngineClient, EngineProcess
+from appliance.errors import EngineUnavailable
+from appliance.hardware.fit import Fit
+from appliance.supervisor.spec import ModelSpec
 from tests.gateway import Gateway, engine_config, run_gateway
 
 # Long enough that waiting for it to end would be noticed.
@@ -42,8 +44,14 @@ async def streaming(gateway: Gateway, content: str = "a", **fields: Any) -> Asyn
         yield lines
 
 
+async def engine_of(gateway: Gateway) -> EngineClient:
+    """The engine that serves now, once there is one."""
+    async with gateway.supervisor.engine(gateway.host.spec) as engine:
+        return engine
+
+
 async def engine_pid(gateway: Gateway) -> int:
-    return (await gateway.supervisor.engine()).pid
+    return (await engine_of(gateway)).pid
 
 
 async def test_a_client_that_leaves_while_its_answer_streams_makes_room(gateway: Gateway) -> None:
@@ -118,7 +126,7 @@ async def test_requests_of_which_nothing_was_sent_are_replayed_when_the_engine_d
 
 async def requests_of(gateway: Gateway) -> list[str]:
     """The ids of the requests that the gateway has given to its engine."""
-    return list((await gateway.supervisor.engine())._streams)
+    return list((await engine_of(gateway))._streams)
 
 
 async def test_a_request_that_kills_its_engine_twice_is_given_up(gateway: Gateway) -> None:
@@ -142,8 +150,9 @@ async def test_a_request_that_kills_its_engine_twice_is_given_up(gateway: Gatewa
 
 
 async def test_readiness_is_503_while_the_engine_is_away(gateway: Gateway) -> None:
-    assert (await gateway.http.get("/health/ready")).json() == {"status": "ready", "model": "fake"}
-    engine = await gateway.supervisor.engine()
+    ready = (await gateway.http.get("/health/ready")).json()
+    assert ready == {"status": "ready", "model": "fake", "models": {"fake": "ready"}}
+    engine = await engine_of(gateway)
     os.kill(engine.pid, signal.SIGKILL)
     await engine.ended()
     response = await gateway.http.get("/health/ready")
@@ -152,7 +161,7 @@ async def test_readiness_is_503_while_the_engine_is_away(gateway: Gateway) -> No
 
 
 async def test_an_engine_that_can_not_start_is_reported() -> None:
-    with pytest.raises(EngineCrashed, match="ended with status 1 while it loaded the model"):
+    with pytest.raises(EngineUnavailable, match="ended with status 1 while it loaded the model"):
         async with run_gateway(module="tests.no_such_module"):
             pass
 
@@ -160,27 +169,27 @@ async def test_an_engine_that_can_not_start_is_reported() -> None:
 async def test_a_process_that_can_not_be_started_is_tried_again(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    supervisor = gateway.supervisor
-    spawn, attempts = supervisor._spawn, []
+    host = gateway.host
+    spawn, attempts = host._spawn, []
 
-    def fail_once() -> EngineProcess:
+    def fail_once(spec: ModelSpec, fit: Fit) -> EngineProcess:
         attempts.append(1)
         if len(attempts) == 1:
             raise OSError(24, "Too many open files")
-        return spawn()
+        return spawn(spec, fit)
 
-    monkeypatch.setattr(supervisor, "_spawn", fail_once)
-    monkeypatch.setattr("appliance.supervisor.supervisor.BACKOFF_S", (0.0,))
-    engine = await supervisor.engine()
+    monkeypatch.setattr(host, "_spawn", fail_once)
+    monkeypatch.setattr("appliance.supervisor.host.BACKOFF_S", (0.0, 0.01))
+    engine = await engine_of(gateway)
     os.kill(engine.pid, signal.SIGKILL)
     await engine.ended()
-    while len(attempts) < 2 or supervisor.state != "ready":
-        await asyncio.sleep(0)
+    while len(attempts) < 2 or host.state != "ready":
+        await asyncio.sleep(0.001)
     assert (await gateway.chat("a")).status_code == 200
 
 
 async def test_a_request_that_is_cancelled_while_its_model_loads_never_runs(gateway: Gateway) -> None:
-    engine = await gateway.supervisor.engine()
+    engine = await engine_of(gateway)
     os.kill(engine.pid, signal.SIGKILL)
     await engine.ended()
     waiting = asyncio.create_task(gateway.chat("a", **ENDLESS))

@@ -24,7 +24,7 @@ async def gateway() -> AsyncIterator[Gateway]:
 
 async def is_idle(gateway: Gateway) -> None:
     """Waits until the engine holds nothing; the test's timeout is the limit."""
-    while gateway.activity.running() or (load := gateway.supervisor.load) is None or load.n_running or load.n_waiting:
+    while gateway.activity.running() or (load := gateway.host.load_info) is None or load.n_running or load.n_waiting:
         await asyncio.sleep(0)
 
 

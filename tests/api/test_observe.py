@@ -116,8 +116,10 @@ async def test_the_status_shows_engine_and_latencies(gateway: Gateway) -> None:
     await gateway.chat()
     task = await endless(gateway, "it")
     status = (await gateway.http.get("/admin/status", headers=gateway.admin)).json()
-    assert (status["engine"]["state"], status["engine"]["running"], status["requests_open"]) == ("ready", 1, 1)
-    assert status["engine"]["kv_cache"]["used_tokens"] > 0
+    (model,) = status["models"]
+    assert (model["state"], model["engine"]["running"], status["requests_open"]) == ("ready", 1, 1)
+    assert model["engine"]["kv_cache"]["used_tokens"] > 0
+    assert status["default"] == model["name"] == "fake"
     assert status["latencies"]["n_requests"] == 1
     assert status["latencies"]["ttft_s"]["p50"] > 0
     await gateway.http.delete("/admin/requests/it", headers=gateway.admin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +12,8 @@ from appliance.errors import ConfigError
 
 if TYPE_CHECKING:
     from appliance.cli.models.room import Room
-    from appliance.models.store import StoredModel
     from appliance.schemas.chat import ChatRequest
+    from appliance.service.catalog import ServedModel
     from appliance.service.compare import Outcome
 
 # For questions that don't say it themselves: the likeliest answer, and not for ever.
@@ -30,7 +29,9 @@ def compare(
     ],
     json: Json = False,
 ) -> None:
-    """Ask two stored models or versions the same questions, and show answers, times and tokens side by side.
+    """Ask two stored models the same questions, side by side.
+
+    It shows answers, times and tokens, of two versions of a model too.
 
     Questions without a temperature are asked at 0, and answers end after 256 tokens unless max_tokens says otherwise.
     """
@@ -38,12 +39,14 @@ def compare(
 
     from appliance import logs
     from appliance.cli.models.room import Room, print_json
+    from appliance.service.catalog import Catalog
 
     room = Room()
     logs.configure("warning", room.config.log_format)
     requests = _requests(prompts)
-    models = [_stored(room, reference) for reference in (a, b)]
-    firsts, seconds = (_ask(room, stored, requests) for stored in models)
+    catalog = Catalog(room.config, room.store)
+    models = [catalog.resolve(reference) for reference in (a, b)]
+    firsts, seconds = (_ask(room, model, requests) for model in models)
     if json:
         rows = zip(requests, firsts, seconds, strict=True)
         return print_json(
@@ -57,28 +60,19 @@ def compare(
     return None
 
 
-def _ask(room: Room, stored: StoredModel, requests: list[ChatRequest]) -> list[Outcome]:
+def _ask(room: Room, model: ServedModel, requests: list[ChatRequest]) -> list[Outcome]:
     import uvloop
 
-    from appliance.cli.engine import engine_config
-    from appliance.engine.client import EngineProcess
+    from appliance.cli.engine import spawner
+    from appliance.cli.memory import machine_budget, planner
+    from appliance.hardware.gpus import GPUProbe
     from appliance.service.compare import ask_in_turn
 
-    config = engine_config(room.config, stored)
-    spawn = partial(EngineProcess, config, log_level="warning", log_format=room.config.log_format)
-    title = f"asking {stored.name}@{stored.record.gguf_sha256[:12]}"
+    spawn = spawner(room.config, log_level="warning")
+    budget = machine_budget(room.config, GPUProbe())
+    title = f"asking {model.spec.key}"
     with room.report.stage(title, len(requests)) as advance:
-        return uvloop.run(ask_in_turn(spawn, stored, requests, advance))
-
-
-def _stored(room: Room, reference: str) -> StoredModel:
-    entry, version = room.lock.resolve(reference)
-    if "@" not in reference:
-        version = room.current(entry) or version
-    stored = room.store.find_version(entry, version)
-    if stored is None:
-        raise ConfigError(f"{reference} is not stored; build it with: appliance models build {reference}")
-    return stored
+        return uvloop.run(ask_in_turn(spawn, budget, planner(room.config), model, requests, advance))
 
 
 def _requests(path: Path) -> list[ChatRequest]:
@@ -90,8 +84,10 @@ def _requests(path: Path) -> list[ChatRequest]:
 
     try:
         lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no text in UTF-8") from None
     requests = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -1,4 +1,4 @@
-"""``/admin``: what the server does, and ending what it shouldn't."""
+"""``/admin/status``, and the requests that wait and run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from appliance.api.state import State
 from appliance.errors import NotFound
-from appliance.schemas.admin import Cancelled, RequestList, Status
+from appliance.schemas.admin import Cancelled, History, RequestList, Status
 from appliance.service.status import open_requests, snapshot
 
 router = APIRouter(prefix="/admin")
@@ -14,8 +14,14 @@ router = APIRouter(prefix="/admin")
 
 @router.get("/status")
 async def status(state: State) -> Status:
-    """One snapshot: model, engine, KV cache, queue, latencies."""
-    return snapshot(state.model, state.supervisor, state.activity)
+    """One snapshot: models, engines, KV caches, queues, latencies."""
+    return snapshot(state.catalog, state.supervisor, state.activity)
+
+
+@router.get("/history")
+async def history(state: State, since_s: float = 0.0) -> History:
+    """The last ten minutes; with `since_s`, what came after that time."""
+    return state.history.history(since_s)
 
 
 @router.get("/requests")

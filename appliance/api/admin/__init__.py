@@ -1,0 +1,1 @@
+"""``/admin``: what the server does, and changing it."""

@@ -1,0 +1,254 @@
+"""The models that can be asked for: what models.lock, the store, the state folder and the settings say together."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from appliance import logs
+from appliance.chat.template import ChatTemplate
+from appliance.engine.build import engine_build
+from appliance.errors import ApplianceError, ConfigError, ModelNotFound
+from appliance.hardware.fit import Wanted
+from appliance.models.lock import Entry, HubSource, Lock, Version, read_lock
+from appliance.models.store import ModelStore, StoredModel
+from appliance.service.versions import choose_version, current_version
+from appliance.settings import ModelSettings, Settings
+from appliance.state.current import CurrentVersions
+from appliance.state.preferences import Preferences
+from appliance.supervisor.spec import ModelSpec
+
+log = logging.getLogger(__name__)
+
+# Of each file: when it was written, its size, and which it is; None: there is none.
+Stamps = tuple[tuple[int, int, int] | None, ...]
+
+# Slots beside those of running sequences: the engine keeps ended ones in 32, and has one for itself.
+N_EXTRA_SLOTS = 33
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One version of a model, with the settings that hold for it. ``name`` is its entry's."""
+
+    name: str
+    spec: ModelSpec
+    settings: ModelSettings
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def stored(self) -> StoredModel:
+        return self.spec.stored
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return f"{self.stored.record.gguf_sha256[:12]}-{engine_build()}"
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """None: the model has none. Raises ConfigError if it can't be compiled."""
+        header, source = self.stored.record.header, self.stored.chat_template
+        if source is None:
+            return None
+        return ChatTemplate(
+            source,
+            bos_token=header.bos_token,
+            eos_token=header.eos_token,
+            control_tokens=header.control_tokens,
+        )
+
+    @cached_property
+    def sampling(self) -> dict[str, object]:
+        """What the operator set for requests that leave it out."""
+        return self.settings.sampling.model_dump(exclude_none=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A version of the lock; ``served`` None: it can't be served, for the reason ``problem``."""
+
+    entry: Entry
+    version: Version
+    served: ServedModel | None
+    is_current: bool
+    problem: str | None = None
+
+
+class Catalog:
+    """Follows models.lock and the state folder: commands may change both while the server runs."""
+
+    def __init__(self, config: Settings, store: ModelStore) -> None:
+        """Raises ConfigError if the lock can't be read, or settings are made for a model that isn't in it."""
+        self._config = config
+        self._store = store
+        self._files = (
+            config.models_lock,
+            config.state_dir / "current.json",
+            config.state_dir / "preferences.json",
+        )
+        self._read_at: Stamps = ()
+        self._read()
+        for name in config.models:
+            if all(name != entry.name for entry in self._lock.models):
+                known = ", ".join(entry.name for entry in self._lock.models) or "none"
+                raise ConfigError(f"models.{name}: {config.models_lock} has no such model; it has: {known}")
+        self._check_aliases()
+
+    @property
+    def default_name(self) -> str:
+        """What a request gets that names no model. Raises ModelNotFound if the lock has none."""
+        self._follow()
+        return self._lock.entry(self._preferences.default or self._config.model).name
+
+    def resolve(self, reference: str | None) -> ServedModel:
+        """The model of this name, alias or NAME@VERSION; the default for None or an empty one.
+
+        Raises:
+            ModelNotFound: there is none, or its file isn't here; with what there is, or the remedy.
+            ConfigError: its file has other bytes than the lock says.
+        """
+        self._follow()
+        served = self._served.get(reference or "")
+        if served is None:
+            entry = self.entry(reference)
+            served = self._served[reference or ""] = self._serve(entry, (reference or "").partition("@")[2])
+        return served
+
+    def entry(self, reference: str | None) -> Entry:
+        """The lock's entry that a name, alias or NAME@VERSION means. Raises ModelNotFound."""
+        self._follow()
+        name = (reference or self.default_name).partition("@")[0]
+        try:
+            return self._lock.entry(self._aliases.get(name, name))
+        except ModelNotFound:
+            known = ", ".join(served.name for served in self.current()) or "none"
+            raise ModelNotFound(f"the model '{reference}' does not exist; there are: {known}", param="model") from None
+
+    def current(self) -> list[ServedModel]:
+        """The version in use of each model that can be served, in the lock's order."""
+        self._follow()
+        return [served for entry in self._lock.models if (served := self._try(entry)) is not None]
+
+    def all(self) -> list[Listed]:
+        """Every version of the lock, in its order."""
+        self._follow()
+        listed = []
+        for entry in self._lock.models:
+            in_use = self._try(entry)
+            for version in entry.versions:
+                try:
+                    served = self._serve(entry, version.short)
+                    is_current = in_use is not None and served.spec.key == in_use.spec.key
+                    listed.append(Listed(entry, version, served, is_current))
+                except ApplianceError as error:
+                    listed.append(Listed(entry, version, None, False, error.message))
+        return listed
+
+    def use(self, name: str, version: str) -> ServedModel:
+        """Makes a version current; ``previous`` goes back. Raises ModelNotFound or ConfigError."""
+        entry = self.entry(name)
+        choose_version(entry, version, self._store, self._versions)
+        self._read()
+        return self.resolve(entry.name)
+
+    def pin(self, name: str, *, is_pinned: bool) -> ServedModel:
+        """Decides whether a model may make way for others. Raises ModelNotFound or ConfigError."""
+        served = self.resolve(name)
+        self._preferences.pin(served.name, is_pinned=is_pinned)
+        self._read()
+        return self.resolve(name)
+
+    def set_default(self, name: str) -> ServedModel:
+        """Decides what a request gets that names no model. Raises ModelNotFound or ConfigError."""
+        served = self.resolve(name)
+        self._preferences.set_default(served.name)
+        self._read()
+        return served
+
+    def _try(self, entry: Entry) -> ServedModel | None:
+        try:
+            return self.resolve(entry.name)
+        except ApplianceError:
+            return None  # not here, or damaged: `all` says so
+
+    def _serve(self, entry: Entry, version: str) -> ServedModel:
+        if version:
+            stored = self._store.find_version(entry, entry.version(version))
+        else:
+            stored = current_version(entry, self._store, self._versions)
+        if stored is None:
+            verb = "build" if isinstance(entry.versions[0].source, HubSource) else "fetch"
+            raise ModelNotFound(
+                f"the model {entry.name} is not in {self._config.models_dir}; run `appliance models {verb} {entry.name}`",
+                param="model",
+            )
+        own = self._config.models.get(entry.name, ModelSettings())
+        pinned = self._preferences.is_pinned(entry.name)
+        return ServedModel(
+            name=entry.name,
+            spec=model_spec(self._config, own, stored, is_pinned=own.pinned if pinned is None else pinned),
+            settings=own,
+            aliases=(*entry.aliases, *own.aliases),
+        )
+
+    def _follow(self) -> None:
+        """Reads again what has changed; what is bad then leaves what was read before in force."""
+        if (stamps := self._stamps()) == self._read_at:
+            return
+        try:
+            self._read()
+        except ConfigError as error:
+            self._read_at = stamps
+            log.error(logs.event("models_not_reread", reason=error))
+        else:
+            log.info(logs.event("models_reread", models=len(self._lock.models)))
+
+    def _read(self) -> None:
+        stamps = self._stamps()
+        lock = read_lock(self._config.models_lock)
+        versions, preferences = CurrentVersions(self._config.state_dir), Preferences(self._config.state_dir)
+        self._lock: Lock = lock
+        self._versions, self._preferences = versions, preferences
+        self._served: dict[str, ServedModel] = {}
+        self._aliases = {alias: name for name, own in self._config.models.items() for alias in own.aliases}
+        self._read_at = stamps
+
+    def _stamps(self) -> Stamps:
+        return tuple(map(_stamp, self._files))
+
+    def _check_aliases(self) -> None:
+        names = [name for entry in self._lock.models for name in (entry.name, *entry.aliases)]
+        names += [alias for own in self._config.models.values() for alias in own.aliases]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"aliases: {', '.join(twice)} would mean several models")
+
+
+def model_spec(config: Settings, own: ModelSettings, stored: StoredModel, *, is_pinned: bool = False) -> ModelSpec:
+    """What the supervisor has to know of a model, by its own settings and those for all."""
+    max_running = own.max_running or config.max_running
+    return ModelSpec(
+        stored=stored,
+        wanted=Wanted(
+            n_ctx=own.n_ctx or config.n_ctx,
+            n_gpu_layers=config.n_gpu_layers if own.n_gpu_layers is None else own.n_gpu_layers,
+            n_seq_max=max_running + N_EXTRA_SLOTS,
+            n_batch=config.n_batch,
+            type_k=own.type_k or config.type_k,
+            type_v=own.type_v or config.type_v,
+        ),
+        max_running=max_running,
+        max_open=max_running + config.max_waiting,
+        is_pinned=is_pinned,
+        require_gpu=config.require_gpu if own.require_gpu is None else own.require_gpu,
+        ttl_s=config.ttl_s if own.ttl_s is None else own.ttl_s,
+    )
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,0 +1,92 @@
+"""How much of this machine's memory models may take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from appliance.hardware.cgroup import SYSTEM
+from appliance.hardware.fit import Room
+from appliance.hardware.gpus import GPU, GPUProbe
+from appliance.hardware.memory_use import RAM
+from appliance.hardware.ram import read_ram
+from appliance.supervisor.budget import Booking, booked
+
+# Left alone for the gateway, the system and what grows: a part of the RAM, and what is enough of it in any case.
+RAM_RESERVE_RATIO = 0.05
+MAX_RAM_RESERVE_BYTES = 1 << 30
+GPU_RESERVE_BYTES = 256 << 20
+
+
+class ComputeDevice(msgspec.Struct, frozen=True):
+    """A GPU as llama.cpp names it; ``pci_bus_id`` is where NVML finds the same one."""
+
+    name: str
+    pci_bus_id: str | None = None
+    free_bytes: int = 0
+    is_unified: bool = False
+
+
+class MachineBudget:
+    def __init__(
+        self,
+        gpus: GPUProbe,
+        devices: Sequence[ComputeDevice] = (),
+        *,
+        ram_limit_bytes: int | None = None,
+        gpu_limit_bytes: int | None = None,
+        root: Path = SYSTEM,
+    ) -> None:
+        """``devices`` are what llama.cpp computes on beside the processor. Limits are for all models together."""
+        self._gpus = gpus
+        self._devices = tuple(devices)
+        self._ram_limit_bytes = ram_limit_bytes
+        self._gpu_limit_bytes = gpu_limit_bytes
+        self._root = root
+
+    def rooms(self, bookings: Sequence[Booking]) -> tuple[Room, ...]:
+        """See :class:`appliance.supervisor.budget.Budget`. GPUs that are lost are left out."""
+        rooms = [Room(RAM, self._ram_room(bookings))]
+        seen = {gpu.pci_bus_id: gpu for gpu in self._gpus.read().usable} if self._devices else {}
+        for device in self._devices:
+            if device.is_unified:
+                rooms.append(Room(device.name, rooms[0].free_bytes, is_unified=True))
+            elif device.pci_bus_id is None or device.pci_bus_id in seen:
+                rooms.append(Room(device.name, self._gpu_room(device, seen.get(device.pci_bus_id), bookings)))
+        return tuple(rooms)
+
+    def lost_gpus(self) -> str | None:
+        return self._gpus.read().lost
+
+    def _ram_room(self, bookings: Sequence[Booking]) -> int:
+        n_booked = booked(bookings, RAM)
+        if self._ram_limit_bytes is not None:
+            return self._ram_limit_bytes - n_booked
+        ram = read_ram(self._root)
+        reserve = min(int(ram.limit_bytes * RAM_RESERVE_RATIO), MAX_RAM_RESERVE_BYTES)
+        # What engines have is booked. Weights are mapped files, which the kernel counts as available; the rest isn't.
+        own = sum(anonymous_bytes(self._root, booking.pid) for booking in bookings if booking.pid is not None)
+        others = max(0, ram.total_bytes - ram.available_bytes - own)
+        room = ram.total_bytes - others
+        if ram.cgroup_limit_bytes is not None:
+            room = min(room, ram.cgroup_limit_bytes - max(0, (ram.used_bytes or 0) - own))
+        return room - reserve - n_booked
+
+    def _gpu_room(self, device: ComputeDevice, gpu: GPU | None, bookings: Sequence[Booking]) -> int:
+        """What is free shows what loaded models have taken, but not what one that loads is about to take."""
+        free = device.free_bytes if gpu is None or gpu.free_bytes is None else gpu.free_bytes
+        room = free - GPU_RESERVE_BYTES - booked([b for b in bookings if not b.is_settled], device.name)
+        if self._gpu_limit_bytes is not None:
+            room = min(room, self._gpu_limit_bytes - booked(bookings, device.name))
+        return room
+
+
+def anonymous_bytes(root: Path, pid: int) -> int:
+    """What a process has in RAM that no file backs; 0 if it has gone, or the system doesn't say."""
+    try:
+        lines = (root / f"proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)

@@ -1,0 +1,109 @@
+"""Where a model would lie in memory: estimated from its header, or as it was measured when it was loaded before."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from appliance.engine.messages import Buffer, Ready
+from appliance.errors import GPUMissing
+from appliance.hardware import fit as fitting
+from appliance.hardware.estimate import RunShape
+from appliance.hardware.fit import Fit, Room
+from appliance.hardware.memory_use import RAM, DeviceMemory, MemoryUse
+from appliance.hardware.repack import REPACKED_TYPES
+from appliance.supervisor.spec import ModelSpec
+
+_PLENTY = 1 << 62
+# Buffer types of llama.cpp that lie in RAM begin or end so: CPU, CPU_Mapped, CPU_REPACK, CUDA_Host.
+_RAM_PREFIXES, _RAM_SUFFIX = ("CPU", "AMX", "BLAS"), "_Host"
+_MAPPED = "CPU_Mapped"
+
+
+class Measurements(Protocol):
+    """What models took when they were loaded; ``appliance.state.measured`` keeps it."""
+
+    def get(self, gguf_sha256: str, run: RunShape) -> MemoryUse | None: ...
+
+    def put(self, gguf_sha256: str, run: RunShape, memory: MemoryUse) -> None: ...
+
+
+class Planner:
+    def __init__(self, measurements: Measurements | None = None, *, repacks: frozenset[str] = REPACKED_TYPES) -> None:
+        """``repacks``: types of weights that llama.cpp keeps a second time, in an order for this processor."""
+        self._measurements = measurements
+        self._repacks = repacks
+
+    def fit(self, spec: ModelSpec, rooms: tuple[Room, ...]) -> Fit:
+        """How the model is run in what is left.
+
+        Raises:
+            DoesNotFit: with the numbers; GPUMissing if it wants a GPU and there is none.
+        """
+        if spec.require_gpu and len(rooms) == 1:
+            raise GPUMissing(f"{spec.stored.name} wants a GPU (require_gpu), and there is none: run `appliance doctor`")
+        shape = spec.stored.record.shape
+        plenty = tuple(msgspec.structs.replace(room, free_bytes=_PLENTY) for room in rooms)
+        whole = fitting.fit(shape, spec.wanted, plenty, repacks=self._repacks)
+        if (measured := self._measured(spec, whole)) is not None:
+            if _has_room(measured, rooms):
+                return msgspec.structs.replace(whole, memory=measured)
+            rooms = _corrected(rooms, whole.memory, measured)
+        found = fitting.fit(shape, spec.wanted, rooms, repacks=self._repacks)
+        return msgspec.structs.replace(found, memory=self._measured(spec, found) or found.memory)
+
+    def step_down(self, spec: ModelSpec, last: Fit, rooms: tuple[Room, ...]) -> Fit | None:
+        """The next smaller way, after an out-of-memory; None when nothing automatic is left to lower."""
+        return fitting.step_down(spec.stored.record.shape, spec.wanted, last, rooms, repacks=self._repacks)
+
+    def note(self, spec: ModelSpec, fit: Fit, info: Ready) -> MemoryUse:
+        """What the model that was just loaded takes, which is remembered; the estimate if llama.cpp didn't say."""
+        if not info.buffers:
+            return fit.memory
+        measured = measured_memory(info, fit.memory)
+        if self._measurements is not None:
+            self._measurements.put(spec.stored.record.gguf_sha256, fit.run, measured)
+        return measured
+
+    def _measured(self, spec: ModelSpec, fit: Fit) -> MemoryUse | None:
+        if self._measurements is None:
+            return None
+        return self._measurements.get(spec.stored.record.gguf_sha256, fit.run)
+
+
+def measured_memory(info: Ready, estimated: MemoryUse) -> MemoryUse:
+    """By device, from llama.cpp's buffers; a GPU's overhead is the driver's and stays as it was estimated."""
+    found: MemoryUse = {}
+    for buffer in info.buffers:
+        device = _device(buffer)
+        before = found.get(device, DeviceMemory())
+        field = {"weights": "weights_bytes", "kv": "kv_bytes"}.get(buffer.kind, "compute_bytes")
+        found[device] = msgspec.structs.replace(before, **{field: getattr(before, field) + buffer.n_bytes})
+    in_ram = sum(b.n_bytes for b in info.buffers if _device(b) == RAM and b.device != _MAPPED)
+    for device, memory in found.items():
+        overhead = estimated[device].overhead_bytes if device in estimated else 0
+        if device == RAM and info.anonymous_bytes:
+            overhead = max(0, info.anonymous_bytes - in_ram)
+        found[device] = msgspec.structs.replace(memory, overhead_bytes=overhead)
+    return found
+
+
+def _device(buffer: Buffer) -> str:
+    is_ram = buffer.device.startswith(_RAM_PREFIXES) or buffer.device.endswith(_RAM_SUFFIX)
+    return RAM if is_ram else buffer.device
+
+
+def _has_room(memory: MemoryUse, rooms: tuple[Room, ...]) -> bool:
+    free = {room.device: room.free_bytes for room in rooms}
+    return all(use.total_bytes <= free.get(device, 0) for device, use in memory.items())
+
+
+def _corrected(rooms: tuple[Room, ...], estimated: MemoryUse, measured: MemoryUse) -> tuple[Room, ...]:
+    """Rooms that are smaller by what the estimate was too small for."""
+
+    def missing(device: str) -> int:
+        guess = estimated[device].total_bytes if device in estimated else 0
+        return max(0, measured[device].total_bytes - guess) if device in measured else 0
+
+    return tuple(msgspec.structs.replace(room, free_bytes=room.free_bytes - missing(room.device)) for room in rooms)

@@ -1,0 +1,64 @@
+"""Models without weights: published in a store like real ones, for gateways whose engines are fake."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from appliance.hardware.shape import LayerShape, ModelShape
+from appliance.models.gguf_header import GGUFHeader
+from appliance.models.lock import SCHEMA, Entry, FileSource, Gguf, Version
+from appliance.models.lock_file import change_lock, with_entry
+from appliance.models.store import RECORD_SCHEMA, Record
+
+# The prompt is the last message: the fake model goes on in the alphabet behind it.
+HEADER = GGUFHeader(
+    architecture="fake",
+    n_ctx_train=256,
+    n_params=1,
+    tensor_types=("F32",),
+    chat_template="{{ messages[-1].content }}",
+    bos_token="",
+    eos_token="",
+    control_tokens=("<|end|>",),
+    longest_token_bytes=1,
+)
+
+
+def shape(n_bytes: int, *, n_layers: int = 10) -> ModelShape:
+    """A model whose weights take so much, in layers of the same size, and whose KV cache takes next to nothing."""
+    layer = LayerShape(n_bytes=n_bytes // n_layers, n_k=1, n_v=1)
+    return ModelShape(architecture="fake", layers=(layer,) * n_layers, n_ctx_train=256, file_bytes=n_bytes)
+
+
+def publish_fakes(
+    folder: Path, models: Mapping[str, GGUFHeader], *, note: str = "", shapes: Mapping[str, ModelShape] | None = None
+) -> None:
+    """Writes ``models.lock`` and a store for ``models`` into ``folder``."""
+    lock = folder / "models.lock"
+    lock.write_text(f"schema = {SCHEMA}\n")
+    for name, header in models.items():
+        sha256 = hashlib.sha256(name.encode()).hexdigest()
+        template = hashlib.sha256((header.chat_template or "").encode()).hexdigest()
+        gguf = Gguf(sha256=sha256, size_bytes=4, chat_template_sha256=template, n_ctx_train=header.n_ctx_train)
+        entry = Entry(name, "unknown", (Version(FileSource(f"{name}.gguf"), "F32", gguf=gguf),), note=note)
+        change_lock(lock, lambda before, entry=entry: with_entry(before, entry))  # type: ignore[misc]
+        place = folder / name / sha256[:12]
+        place.mkdir(parents=True)
+        (place / "model.gguf").write_bytes(b"GGUF")
+        status = (place / "model.gguf").stat()
+        record = Record(
+            schema=RECORD_SCHEMA,
+            name=name,
+            gguf_sha256=sha256,
+            gguf_bytes=4,
+            mtime_ns=status.st_mtime_ns,
+            inode=status.st_ino,
+            quantization="F32",
+            header=header,
+            shape=(shapes or {}).get(name, ModelShape()),
+        )
+        (place / "record.json").write_bytes(msgspec.json.encode(record))
