@@ -196,6 +196,9 @@ class Builder:
         first = names if len(names) == 1 else [name for name in names if _SHARD.search(name)]
         if len(first) != 1:
             raise ConfigError(f"{entry.name}: models.lock names several GGUF files: {', '.join(names)}")
+        if len(names) > 1:  # they are joined
+            n_bytes = self._sources.n_bytes_missing(source) + source.n_bytes
+            self._workshop.check_room(n_bytes, f"the parts of {entry.name} and the whole file")
         path = self._sources.fetch(source) / first[0]
         self._sources.verify(source)
         is_wanted = (file_type(path), version.tensor_types, version.imatrix_sha256) == (version.quantization, {}, None)
@@ -209,14 +212,17 @@ class Builder:
         return made
 
     def _from_weights(self, entry: Entry, version: Version, source: HubSource) -> tuple[Path, Version]:
-        self._sources.fetch(source)
+        # What would end a build at its last stage should end it before gigabytes are fetched.
         converter = self._converter()
         conversion = version.conversion or converter.conversion(DEFAULT_OUTTYPE)
         converter.check(conversion)
         model_name = source.repo.rpartition("/")[2]
         unquantized = self._workshop.result("convert", source.files, conversion, model_name)
         if not unquantized.exists():
-            self._workshop.check_room(2 * source.n_bytes, f"the unquantized and the final file of {entry.name}")
+            n_bytes = self._sources.n_bytes_missing(source) + 2 * source.n_bytes
+            self._workshop.check_room(n_bytes, f"the files of {source.repo} and what is made of them")
+        self._sources.fetch(source)
+        if not unquantized.exists():
             self._sources.verify(source)
             with self._sources.view(source, model_name) as folder, self._workshop.new_file(unquantized) as part:
                 check_source(folder, allow_code=self._allow_code)

@@ -11,7 +11,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,13 +79,16 @@ class LoopbackHub:
 
 
 @contextmanager
-def running_hub() -> Iterator[LoopbackHub]:
+def running_hub(change: Callable[[http.server.ThreadingHTTPServer], None] | None = None) -> Iterator[LoopbackHub]:
+    """``change`` is called before the server serves."""
     hub = LoopbackHub()
 
     class Handler(_Handler):
         serving = hub
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if change is not None:
+            change(server)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         hub.url = f"http://127.0.0.1:{server.server_port}"
