@@ -145,7 +145,20 @@ def test_a_damaged_file_is_named_once_in_full(tmp_path: Path) -> None:
     assert damaged.status == "failed"
     assert "models.lock says" in damaged.message
     (default,) = named("default model", found)
-    assert default.message == "its file is damaged, see above: nothing can be served"
+    assert default.message == "its file can't be used, see above: nothing can be served"
+
+
+def test_a_store_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/store/record.json")
+
+    monkeypatch.setattr("appliance.models.store.ModelStore.find_version", refuse)
+    found = examined(store(tmp_path))
+    finding, summary = named("lock file", found)
+    assert finding.status == "failed"
+    assert "can't be read: /store/record.json: Permission denied" in finding.message
+    assert "delete" not in (finding.remedy or "")
+    assert "unreadable: fake@" in summary.message
 
 
 def test_a_model_that_is_in_no_lock_is_a_failure_with_the_names(tmp_path: Path) -> None:

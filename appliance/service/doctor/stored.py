@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from appliance.errors import ApplianceError, ModelNotFound
 from appliance.models.lock import Entry, HubSource
 from appliance.schemas.doctor import Finding
-from appliance.service.doctor.subject import Published, Subject
+from appliance.service.doctor.subject import Published, Subject, Unreadable
 
 
 def check_lock(subject: Subject) -> Iterator[Finding]:
@@ -20,13 +20,8 @@ def check_lock(subject: Subject) -> Iterator[Finding]:
         )
         return
     for each in subject.published:
-        if each.problem is not None:
-            yield Finding(
-                name="lock file",
-                status="failed",
-                message=f"{_name(each)} is damaged: {each.problem}",
-                remedy=f"delete its folder and run: appliance models {_verb(each.entry)} {each.entry.name}",
-            )
+        if isinstance(each.stored, ApplianceError):
+            yield _damaged(each, each.stored)
     groups: dict[str, list[str]] = {}
     for each in subject.published:
         groups.setdefault(_state(each), []).append(_name(each))
@@ -41,8 +36,8 @@ def check_default_model(subject: Subject) -> Iterator[Finding]:
         message, remedy = subject.default.message, None
         if isinstance(subject.default, ModelNotFound):
             remedy = "set model to one of them (APPLIANCE_MODEL), or pin it: appliance models add"
-        elif any(each.problem == message for each in subject.published):
-            message = "its file is damaged, see above: nothing can be served"
+        elif any(_says(each, message) for each in subject.published):
+            message = "its file can't be used, see above: nothing can be served"
         yield Finding(name="default model", status="failed", message=message, remedy=remedy)
     elif subject.default is not None:
         record = subject.default.record
@@ -64,9 +59,23 @@ def check_default_model(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def _damaged(each: Published, error: ApplianceError) -> Finding:
+    if isinstance(error, Unreadable):
+        message = f"{_name(each)} can't be read: {error.message}"
+        remedy = "let the user that serves read the store, and look at its disk (dmesg)"
+    else:
+        message = f"{_name(each)} is damaged: {error.message}"
+        remedy = f"delete its folder and run: appliance models {_verb(each.entry)} {each.entry.name}"
+    return Finding(name="lock file", status="failed", message=message, remedy=remedy)
+
+
+def _says(each: Published, message: str) -> bool:
+    return isinstance(each.stored, ApplianceError) and each.stored.message == message
+
+
 def _state(each: Published) -> str:
-    if each.problem is not None:
-        return "damaged"
+    if isinstance(each.stored, ApplianceError):
+        return "unreadable" if isinstance(each.stored, Unreadable) else "damaged"
     if each.stored is not None:
         return "stored"
     source = each.version.source

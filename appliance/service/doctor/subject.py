@@ -41,14 +41,17 @@ class Tools:
     holder_of_port: Callable[[int], int | None] = pid_listening_on
 
 
+class Unreadable(ApplianceError):
+    """The system doesn't give it: nothing is said of what it holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A version of the lock and its published file. ``stored`` None: it isn't; ``problem``: nor can it be served."""
+    """A version of the lock and its published file: None if there is none, or why it can't be served."""
 
     entry: Entry
     version: Version
-    stored: StoredModel | None
-    problem: str | None = None
+    stored: StoredModel | ApplianceError | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +106,7 @@ def look_at(config: Settings, tools: Tools, *, serving: bool) -> Subject:
 
 
 def _published(store: ModelStore, entry: Entry, version: Version) -> Published:
-    found = _or_error(lambda: store.find_version(entry, version), HASH_LIMIT_S)
-    if isinstance(found, ApplianceError):
-        return Published(entry, version, None, found.message)
-    return Published(entry, version, found)
+    return Published(entry, version, _or_error(lambda: store.find_version(entry, version), HASH_LIMIT_S))
 
 
 def _default(config: Settings, lock: Lock, store: ModelStore) -> StoredModel | None:
@@ -120,7 +120,10 @@ def _or_error(work: Callable[[], T], limit_s: float) -> T | ApplianceError:
         return limited(work, limit_s=limit_s)
     except ApplianceError as error:
         return error
-    except (OSError, ValueError, LookupError) as error:
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return Unreadable(f"{where}{error.strerror or error}")
+    except (ValueError, LookupError) as error:
         return ConfigError(f"{type(error).__name__}: {error}")
 
 
