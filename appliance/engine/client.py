@@ -287,7 +287,8 @@ class EngineClient:
 
         ``reason`` becomes its :meth:`exit_reason`, such as "was ended since ...".
         """
-        self._kill_reason = self._kill_reason or reason
+        if not self.has_ended:
+            self._kill_reason = self._kill_reason or reason
         self._process.kill()
 
     def _send(self, command: Command) -> None:

@@ -6,58 +6,18 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from appliance.engine.backend import LoadCancelled
 from appliance.engine.core import EngineCore
 from appliance.engine.llama.backend import LlamaBackend
-from appliance.engine.messages import EngineConfig, Event, Failed, Finished, Piece, SequenceFinished, Submit
+from appliance.engine.messages import Event, Failed, Finished, Piece, SequenceFinished, Submit
 from appliance.engine.params import SamplingParams
-from appliance.errors import EngineFailed
 from appliance.models.store import StoredModel
 from tests.factories import submit
+from tests.model.engines import SAFE_PROMPTS, config, engine, finished, run, texts
 
 GREEDY = SamplingParams(temperature=0)
-
-# Each token of their greedy continuations leads the next best by more than 1.5 nat, which a test checks.
-SAFE_PROMPTS = [
-    "1, 2, 3, 4, 5, 6, 7,",
-    "10, 20, 30, 40, 50, 60,",
-    "5, 10, 15, 20, 25, 30, 35,",
-    "11, 12, 13, 14, 15, 16,",
-    "100, 101, 102, 103, 104,",
-    "2, 4, 6, 8, 10, 12, 14,",
-    "a, b, c, d, e, f, g,",
-    "20, 21, 22, 23, 24, 25,",
-]
-
-
-def config(stored: StoredModel, **fields: Any) -> EngineConfig:
-    defaults = {
-        "model_path": str(stored.path),
-        "tensor_types": stored.record.header.tensor_types,
-        "longest_token_bytes": stored.record.header.longest_token_bytes,
-        "n_ctx": 2048,
-        "n_batch": 512,
-        "prompt_step_s": 0.25,
-        "stream_interval_s": 0.01,
-        "n_threads": 1,
-        "n_threads_batch": 1,
-        "poll": 0,
-        "n_gpu_layers": 0,
-        "max_running": 8,
-        "prefix_reuse": True,
-    }
-    return EngineConfig(**{**defaults, **fields})
-
-
-def engine(backend: LlamaBackend, *, n_batch: int = 512, prefix_reuse: bool = True) -> EngineCore:
-    """A new engine over the loaded model; what another one retained is cleared from the KV cache."""
-    for slot in range(backend.info.n_seq_max):
-        backend._context.release(slot)
-    return EngineCore(backend, n_batch=n_batch, max_running=8, prefix_reuse=prefix_reuse)
 
 
 @pytest.fixture(scope="module")
@@ -72,28 +32,6 @@ def core(backend: LlamaBackend) -> Iterator[EngineCore]:
     yield core
     assert core.is_idle
     assert not backend._samplers, "a finished request kept its sampler"
-
-
-def run(core: EngineCore, *messages: Submit) -> dict[str, list[Event]]:
-    """Each request's events, once all have ended."""
-    events = [event for message in messages for event in core.submit(message)]
-    while not core.is_idle:
-        events += core.step()
-    return {message.request_id: [e for e in events if e.request_id == message.request_id] for message in messages}
-
-
-def texts(core: EngineCore, *messages: Submit) -> list[str]:
-    results = run(core, *messages)
-    return [
-        "".join(e.text for e in results[message.request_id] if isinstance(e, Piece) and e.index == index)
-        for message in messages
-        for index in range(message.n)
-    ]
-
-
-def finished(events: list[Event]) -> Finished:
-    assert isinstance(events[-1], Finished), events[-1]
-    return events[-1]
 
 
 def test_the_safe_prompts_are_safe(core: EngineCore) -> None:
@@ -362,65 +300,6 @@ def test_damaged_weights_are_an_error_and_not_nonsense(stored: StoredModel, tmp_
     assert "file is damaged" in events[-1].message
 
 
-def test_the_same_text_comes_from_a_cache_of_other_types_and_no_bits_are_promised(stored: StoredModel) -> None:
-    for type_k, type_v in (("q8_0", "q8_0"), ("bf16", "f32"), ("q8_0", "q5_1")):
-        with LlamaBackend(config(stored, type_k=type_k, type_v=type_v)) as backend:
-            assert texts(engine(backend), submit(SAFE_PROMPTS[0], max_tokens=8)) == [" 8, 9, 1"]
-            assert (backend.info.exact_batch, backend.info.exact_reuse) == (None, False)
-
-
-def test_a_smaller_type_makes_a_smaller_cache(stored: StoredModel, backend: LlamaBackend) -> None:
-    with LlamaBackend(config(stored, type_k="q8_0", type_v="q8_0")) as small:
-        assert kv_bytes(small) == pytest.approx(kv_bytes(backend) * 34 / 64, rel=0.01)  # 32 numbers take 34 bytes
-
-
-def test_a_type_that_no_cache_can_have_is_refused_with_those_that_it_can(stored: StoredModel) -> None:
-    with pytest.raises(EngineFailed, match="type_v='q3_k': a KV cache can be f32, f16, bf16, q8_0"):
-        LlamaBackend(config(stored, type_v="q3_k"))
-
-
-def kv_bytes(backend: LlamaBackend) -> int:
-    return sum(buffer.n_bytes for buffer in backend.info.buffers if buffer.kind == "kv")
-
-
-def test_the_buffers_of_model_and_context_are_told(stored: StoredModel, backend: LlamaBackend) -> None:
-    sizes = {(buffer.device, buffer.kind): buffer.n_bytes for buffer in backend.info.buffers}
-    weights = sum(n_bytes for (_, kind), n_bytes in sizes.items() if kind == "weights")
-    assert {kind for _, kind in sizes} == {"weights", "kv", "compute", "output"}
-    assert weights == pytest.approx(stored.path.stat().st_size, rel=0.05)
-    # 30 layers with 3 heads of 64 numbers for K and V each, two bytes a number
-    assert kv_bytes(backend) == 2048 * 30 * 2 * 3 * 64 * 2
-    assert backend.info.anonymous_bytes > kv_bytes(backend)  # llama.cpp clears it when it is made
-    assert backend.info.n_gpu_layers == 0
-
-
-def test_loading_says_how_far_it_is(stored: StoredModel) -> None:
-    ratios: list[float] = []
-
-    def note(ratio: float) -> bool:
-        ratios.append(ratio)
-        return True
-
-    with LlamaBackend(config(stored), note):
-        pass
-    assert ratios == sorted(ratios)
-    assert (ratios[0], ratios[-1]) == (0.0, 1.0)
-    assert len(ratios) > 100
-
-
-def test_a_load_that_is_no_longer_wanted_is_given_up(stored: StoredModel) -> None:
-    with pytest.raises(LoadCancelled):
-        LlamaBackend(config(stored), lambda ratio: ratio < 0.5)
-
-
 def test_one_token_says_whether_an_engine_lives(core: EngineCore) -> None:
     canary = Submit("canary", tokens=(0,), max_tokens=1)
     assert finished(run(core, canary)["canary"]).n_completion == 1
-
-
-@pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model at all" * 100])
-def test_a_file_that_is_no_model_can_not_be_loaded(stored: StoredModel, tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(content)
-    with pytest.raises(EngineFailed, match="can't load"):
-        LlamaBackend(config(stored, model_path=str(path)))

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import msgspec
 import psutil
@@ -19,27 +18,8 @@ from appliance.engine.messages import EngineConfig, Finished
 from appliance.errors import EngineCrashed, EngineFailed, EngineOutOfMemory
 from appliance.models.store import StoredModel
 from tests.factories import submit
+from tests.model.engines import config
 from tests.server import ROOT
-
-
-def config(stored: StoredModel, **fields: Any) -> EngineConfig:
-    header = stored.record.header
-    config = EngineConfig(
-        model_path=str(stored.path),
-        tensor_types=header.tensor_types,
-        longest_token_bytes=header.longest_token_bytes,
-        n_ctx=1024,
-        n_batch=512,
-        prompt_step_s=0.25,
-        stream_interval_s=0.0,
-        n_threads=1,
-        n_threads_batch=1,
-        poll=0,
-        n_gpu_layers=0,
-        max_running=4,
-        prefix_reuse=True,
-    )
-    return msgspec.structs.replace(config, **fields)
 
 
 @asynccontextmanager
@@ -48,7 +28,7 @@ async def started(config: EngineConfig, module: str = "appliance.engine.llama") 
     try:
         yield client
     finally:
-        client.kill()
+        client.kill("was ended by the test")
         await client.ended()
 
 
@@ -93,7 +73,7 @@ async def test_a_stopped_engine_that_is_killed_ends_all_its_requests(stored: Sto
             for stream in (first, second):
                 await stream.next_events()
             os.kill(client.pid, signal.SIGSTOP)
-            client.kill()
+            client.kill("was ended by the test")
             for stream in (first, second):
                 with pytest.raises(EngineCrashed):
                     await last_event(stream)

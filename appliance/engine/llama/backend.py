@@ -13,6 +13,7 @@ from appliance.engine.build import engine_build
 from appliance.engine.llama import library
 from appliance.engine.llama.context import Context, Logits
 from appliance.engine.llama.model import Model
+from appliance.engine.llama.read_ahead import read_ahead
 from appliance.engine.llama.sampler import Sampler, token_logprob
 from appliance.engine.messages import EngineConfig, PromptPart
 from appliance.engine.params import SamplingParams
@@ -44,12 +45,14 @@ class LlamaBackend:
         """
         library.start()
         self._n_threads = config.n_threads
+        # Where the file had to be read, that is half of it; the rest is llama.cpp's.
+        base = 0.5 if read_ahead(config.model_path, lambda ratio: on_progress(ratio / 2)) else 0.0
         self._model = Model(
             config.model_path,
             n_gpu_layers=config.n_gpu_layers,
             n_cpu_moe=config.n_cpu_moe,
             tensor_split=config.tensor_split,
-            on_progress=on_progress,
+            on_progress=lambda ratio: on_progress(base + ratio * (1 - base)),
         )
         on_cpu = config.n_gpu_layers == 0 or not library.has_gpu()
         n_slots = config.max_running + N_RETAINED
