@@ -54,6 +54,30 @@ def test_a_name_stands_once(tmp_path: Path) -> None:
         read_lock(write(tmp_path, TEXT + "\n" + entry))
 
 
+def test_an_alias_means_its_model_and_is_no_other_s_name(tmp_path: Path) -> None:
+    with_alias = TEXT.replace('license = "Apache-2.0"', 'license = "Apache-2.0"\naliases = ["gpt-4o-mini"]')
+    lock = read_lock(write(tmp_path, with_alias))
+    assert lock.entry("gpt-4o-mini") is lock.models[0]
+    assert lock.resolve("gpt-4o-mini@b179") == (lock.models[0], lock.models[0].versions[0])
+    with pytest.raises(ConfigError, match="phi-4-mini-instruct stands in it twice"):
+        read_lock(write(tmp_path, with_alias.replace("gpt-4o-mini", "phi-4-mini-instruct")))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ('[models.versions.chat_template]\npath = "../x.jinja"\nsha256 = "{sha}"', "no path inside"),
+        ('[models.versions.chat_template]\npath = "/x.jinja"\nsha256 = "{sha}"', "no path inside"),
+        ('[models.versions.chat_template]\npath = "x.jinja"\nsha256 = "x"', "chat_template.sha256"),
+        ('[models.versions.projector]\npath = "../x.gguf"\nsha256 = "{sha}"\nsize_bytes = 1', "no path inside"),
+    ],
+)
+def test_what_belongs_beside_a_model_stays_inside_its_folder(tmp_path: Path, part: str, message: str) -> None:
+    text = TEXT.replace("[models.versions.gguf]", part.replace("{sha}", "0" * 64) + "\n\n[models.versions.gguf]")
+    with pytest.raises(ConfigError, match=message):
+        read_lock(write(tmp_path, text))
+
+
 def test_a_missing_lock_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="APPLIANCE_MODELS_LOCK"):
         read_lock(tmp_path / "models.lock")

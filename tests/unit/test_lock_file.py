@@ -18,6 +18,7 @@ from appliance.models.lock import (
     PyPISource,
     Quality,
     SourceFile,
+    TemplateFile,
     Version,
     read_lock,
 )
@@ -46,6 +47,8 @@ FULL = Version(
     gguf=GGUF,
     quality=Quality("4" * 64, 1024, 12.5, 12.0, 0.01, 0.9),
     defaults={"temperature": 0.7, "top_k": 40},
+    chat_template=TemplateFile("templates/mine.jinja", "6" * 64),
+    projector=SourceFile("mmproj.gguf", "7" * 64, 1),
 )
 
 
