@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import appliance
-from appliance.cli import chat, doctor, hardware, health, models, plan, requests, serve, status
+from appliance.cli import chat, doctor, hardware, health, models, plan, requests, serve, status, watch
 from appliance.errors import ApplianceError
 
 app = typer.Typer(
@@ -27,6 +27,9 @@ app.command("serve")(serve.serve)
 app.command("chat")(chat.chat)
 app.command("health")(health.health)
 app.command("status")(status.status)
+app.command("logs")(watch.logs)
+app.command("events")(watch.events)
+app.command("history")(watch.history)
 app.command("hardware")(hardware.hardware)
 app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)

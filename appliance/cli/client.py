@@ -61,14 +61,22 @@ class Client:
         """Raises ServerError."""
         return self._json("DELETE", path, (200,))
 
-    def _json(self, method: str, path: str, accept: tuple[int, ...]) -> Any:
+    def post_json(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Raises ServerError."""
+        return self._json("POST", path, (200,), body)
+
+    def _json(self, method: str, path: str, accept: tuple[int, ...], body: dict[str, Any] | None = None) -> Any:
         try:
-            response = self._http.request(method, path)
+            response = self._http.request(method, path, json=body)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
         if response.status_code not in accept:
             raise ServerError(_message(response))
         return response.json()
+
+    def follow(self, path: str) -> Generator[dict[str, Any], None, None]:
+        """Events for as long as the server sends them. Raises ServerError."""
+        return self._events("GET", path, None, lambda comment: None)
 
     def stream(
         self, path: str, body: dict[str, Any], on_comment: Callable[[str], None]
@@ -78,8 +86,13 @@ class Client:
         Raises:
             ServerError: also for an error that comes inside the stream.
         """
+        return self._events("POST", path, body, on_comment)
+
+    def _events(
+        self, method: str, path: str, body: dict[str, Any] | None, on_comment: Callable[[str], None]
+    ) -> Generator[dict[str, Any], None, None]:
         try:
-            with self._http.stream("POST", path, json=body) as response:
+            with self._http.stream(method, path, json=body) as response:
                 if response.status_code != 200:
                     response.read()
                     raise ServerError(_message(response))
@@ -92,7 +105,7 @@ class Client:
                     if data == "[DONE]":
                         return
                     event = json.loads(data)
-                    if "error" in event:
+                    if isinstance(event.get("error"), dict):
                         raise ServerError(event["error"]["message"])
                     yield event
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from appliance.cli.models import compare, keep, look, make, pinning
+from appliance.cli.models import compare, keep, look, make, pinning, run
 
 app = typer.Typer(help="The models of models.lock: pin, build, check and choose them.", no_args_is_help=True)
 app.command("ls")(look.ls)
@@ -20,3 +20,9 @@ app.command("import")(pinning.import_file)
 app.command("use")(keep.use)
 app.command("rm")(keep.rm)
 app.command("gc")(keep.gc)
+app.command("ps")(run.ps)
+app.command("load")(run.load)
+app.command("unload")(run.unload)
+app.command("pin")(run.pin)
+app.command("unpin")(run.unpin)
+app.command("default")(run.default)
