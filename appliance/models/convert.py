@@ -38,6 +38,7 @@ _KNOWN_FAILURES = (
     (r"BPE pre-tokenizer was not recognized", "llama.cpp doesn't know its tokenizer"),
     (r"File not found: (\S+)|No such file or directory: '([^']+)'", "the file {} is missing"),
     (r"Missing or incomplete model files: (.+)", "weights are missing: {}"),
+    (r"Weights only load failed", "its pickled weights hold more than numbers, which could run as a program"),
     (r"conversion has no network", "the converter asked the network for something that is not in the repository"),
     (r"MemoryError|Cannot allocate memory|can't allocate memory", "it wanted more memory than it may have"),
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from appliance.errors import ConfigError
 from appliance.models.report import Silent
 from appliance.models.store import StoredModel
 from appliance.models.subprocesses import run_llama_job
-from tests.pipeline.hub import LoopbackHub
+from tests.pipeline.hub import LoopbackHub, Repo
 from tests.pipeline.workplace import NAME, REPO, Workplace
 from tests.server import ROOT, start_server
 
@@ -198,6 +201,41 @@ def importance_matrix(model: Path, path: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+class Program:
+    """What runs when a pickled file that holds it is read."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.mkdir, (str(self.trace),))
+
+
+def as_torch_saves(pickled: bytes) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n"}.items():
+            archive.writestr(f"archive/{name}", data)
+    return content.getvalue()
+
+
+def test_a_program_in_pickled_weights_does_not_run_although_they_are_allowed(
+    real_hub: LoopbackHub, tmp_path: Path
+) -> None:
+    trace = tmp_path / "it-ran"
+    files = {path: data for path, data in real_hub.repos[REPO].files.items() if not path.endswith(".safetensors")}
+    pickled = pickle.dumps({"w": Program(trace)}, protocol=2)
+    real_hub.repos["org/Pickled"] = Repo({**files, "pytorch_model.bin": as_torch_saves(pickled)})
+    place = Workplace(tmp_path / "place", real_hub)
+    assert "or trust this one with --allow-pickle" in place.run("add", "org/Pickled", status=1)
+    place.run("add", "org/Pickled", "--allow-pickle")
+    said = place.run("build", "pickled", status=1)
+    assert "converting Pickled to f16 failed: its pickled weights hold more than numbers" in said
+    assert not trace.exists()
+    pickle.loads(pickled)
+    assert trace.exists(), "it would have run"
 
 
 def test_ctrl_c_ends_it_at_once_and_what_was_done_is_kept(
