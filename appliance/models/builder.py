@@ -135,6 +135,13 @@ class Builder:
         self._publish_own_files(entry, version)
         return self._store.publish(entry, version, path, found=gguf)
 
+    def publish_template(self, entry: Entry, version: Version) -> None:
+        """Publishes a version's chat template, if it has one of its own. Raises ConfigError."""
+        template = version.chat_template
+        if template is not None and self._store.find_beside(entry, version, of_template(template)) is None:
+            content = read_template(template, self._lock_path)
+            self._store.publish_beside(entry, version, of_template(template), content)
+
     def make(self, entry: Entry, version: Version) -> None:
         """Makes a version's file without publishing it. Raises ConfigError, also if its bytes are not the lock's."""
         self._make(entry, version)
@@ -151,15 +158,13 @@ class Builder:
 
     def _publish_own_files(self, entry: Entry, version: Version) -> None:
         """The projector and the chat template."""
-        projector, template = version.projector, version.chat_template
+        projector = version.projector
         if projector is not None and self._store.find_beside(entry, version, of_projector(projector)) is None:
             path = self._sources.fetch(projector_source(entry.name, version)) / projector.path
             if read_gguf(path).metadata.get("general.architecture") != PROJECTOR:
                 raise ConfigError(f"{entry.name}: {projector.path} is no projector: its architecture isn't {PROJECTOR}")
             self._store.publish_beside(entry, version, of_projector(projector), path)
-        if template is not None and self._store.find_beside(entry, version, of_template(template)) is None:
-            content = read_template(template, self._lock_path)
-            self._store.publish_beside(entry, version, of_template(template), content)
+        self.publish_template(entry, version)
 
     def _make(self, entry: Entry, version: Version) -> tuple[_Made, Version]:
         """The file of a version, and what the lock should hold of it. Raises ConfigError."""

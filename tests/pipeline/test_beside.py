@@ -75,28 +75,29 @@ def test_a_template_of_one_s_own_takes_the_place_of_the_model_s(place: Workplace
     assert found(place).chat_template == OURS, "the store holds all that serving needs"
 
 
-def test_a_template_is_set_on_a_model_that_is_built_and_built_model_is_not_made_again(
-    place: Workplace, template: Path
-) -> None:
+def test_a_template_is_set_on_a_model_that_is_built_without_making_it_again(place: Workplace, template: Path) -> None:
     add(place)
     place.run("build", "tiny")
     assert found(place).chat_template == TEMPLATE
     built = place.lock.entry("tiny").versions[0]
+    n_requests = len(place.hub.requests)
+    (folder,) = place.models.glob("tiny/*")
+    inode = (folder / "model.gguf").stat().st_ino
     add(place, "--chat-template", str(template))
-    assert len(place.lock.entry("tiny").versions) == 1
+    assert found(place).chat_template == OURS, "a running server may follow the lock"
+    assert msgspec.structs.replace(place.lock.entry("tiny").versions[0], chat_template=None) == built
+    assert "is there already" in place.run("build", "tiny")
+    (copy,) = place.models.glob("tiny/*/chat_template-*")
+    copy.unlink()
     assert state(place) == ["incomplete"]
     assert "templates/ours.jinja was pinned and not published yet" in place.run("verify", "tiny", status=1)
     with pytest.raises(ConfigError, match=r"tiny@\w+: its chat template templates/ours.jinja was pinned and not"):
         found(place)
-    n_requests = len(place.hub.requests)
-    (folder,) = place.models.glob("tiny/*")
-    inode = (folder / "model.gguf").stat().st_ino
     place.run("build", "tiny")
     assert (folder / "model.gguf").stat().st_ino == inode
-    assert len(place.hub.requests) == n_requests
+    assert [path for _, path, _ in place.hub.requests[n_requests:]] == [f"/api/models/{REPO}/revision/main"]
     assert found(place).chat_template == OURS
     assert state(place) == ["stored"]
-    assert msgspec.structs.replace(place.lock.entry("tiny").versions[0], chat_template=None) == built
 
 
 def test_a_template_that_was_edited_is_not_served_until_it_is_pinned_again(place: Workplace, template: Path) -> None:
@@ -105,7 +106,6 @@ def test_a_template_that_was_edited_is_not_served_until_it_is_pinned_again(place
     template.write_text("edited")
     assert found(place).chat_template == OURS
     add(place, "--chat-template", str(template))
-    place.run("build", "tiny")
     assert found(place).chat_template == "edited"
     said = place.run("gc", "--yes", "--keep-sources")
     assert said.count("chat_template-") == 1, "the old one"

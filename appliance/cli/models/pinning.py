@@ -78,7 +78,11 @@ def add(
         )
         before = room.lock
         entry, version = pin(wish, before, room.hub, room.sources, room.workshop)
+        if room.store.is_published(entry, version):  # a running server may follow the lock
+            room.builder().publish_template(entry, version)
         after = change_lock(room.config.models_lock, lambda lock: with_entry(lock, entry), seen=before)
+    is_built = room.store.is_published(entry, version) and room.store.has_companions(entry, version)
+    build = "it is built already" if is_built else f"build it with: appliance models build {reference(entry, version)}"
     source = version.source
     assert isinstance(source, HubSource)
     changed = "is pinned:" if after != before else "was pinned already:"
@@ -99,7 +103,7 @@ def add(
         result,
         f"{entry.name} {changed} {source.repo} at {source.revision}: {count(len(source.files), 'file')}, "
         f"{human_size(source.n_bytes)}, to {version.quantization}, license {entry.license}{beside}\n"
-        f"build it with: appliance models build {reference(entry, version)}",
+        f"{build}",
         json=json,
     )
     return None
