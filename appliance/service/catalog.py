@@ -234,6 +234,7 @@ def model_spec(config: Settings, own: ModelSettings, stored: StoredModel, *, is_
             n_ctx=own.n_ctx or config.n_ctx,
             n_gpu_layers=config.n_gpu_layers if own.n_gpu_layers is None else own.n_gpu_layers,
             n_seq_max=max_running + N_EXTRA_SLOTS,
+            n_outputs_max=max_running + N_EXTRA_SLOTS,
             n_batch=config.n_batch,
             type_k=own.type_k or config.type_k,
             type_v=own.type_v or config.type_v,

@@ -51,7 +51,7 @@ def test_the_estimate_is_what_the_probe_measures(stored: StoredModel, n_ctx: int
 
 @pytest.mark.parametrize("n_ctx", CONTEXTS)
 def test_the_estimate_is_what_a_loaded_engine_takes(stored: StoredModel, n_ctx: int) -> None:
-    run = msgspec.structs.replace(RUN, n_ctx=n_ctx)
+    run = msgspec.structs.replace(RUN, n_ctx=n_ctx, n_outputs_max=RUN.n_seq_max)
     estimated = estimate(stored.record.shape, run)[RAM]
     with LlamaBackend(engine_config(stored, n_ctx)) as backend:
         measured = sum(buffer.n_bytes for buffer in backend.info.buffers)

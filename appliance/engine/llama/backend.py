@@ -63,6 +63,7 @@ class LlamaBackend:
                 n_ctx=config.n_ctx or min(self._model.n_ctx_train, DEFAULT_N_CTX),
                 n_batch=config.n_batch,
                 n_seq_max=n_slots + 1,
+                n_outputs_max=n_slots + 1,  # one for each sequence
                 n_threads=config.n_threads,
                 n_threads_batch=config.n_threads_batch,
                 poll=config.poll,

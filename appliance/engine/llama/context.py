@@ -67,6 +67,7 @@ class Context:
         n_ctx: int,
         n_batch: int,
         n_seq_max: int,
+        n_outputs_max: int,
         n_threads: int,
         n_threads_batch: int,
         poll: int,
@@ -74,7 +75,7 @@ class Context:
         type_k: str = "f16",
         type_v: str = "f16",
     ) -> None:
-        """``type_k`` and ``type_v`` are names of ``CACHE_TYPES``.
+        """``n_outputs_max`` tokens of a batch may want logits. ``type_k`` and ``type_v`` are names of ``CACHE_TYPES``.
 
         Raises:
             EngineOutOfMemory: there is no memory for it.
@@ -85,6 +86,7 @@ class Context:
         params.n_batch = n_batch
         params.n_ubatch = n_batch
         params.n_seq_max = n_seq_max
+        params.n_outputs_max = n_outputs_max  # else room for a whole batch's is set aside
         params.n_threads = n_threads
         params.n_threads_batch = n_threads_batch
         params.op_offload = not on_cpu  # else a GPU takes large batches even of a model that is kept off it
@@ -94,7 +96,7 @@ class Context:
         self._n_vocab = model.n_vocab
         # Views of the output buffer by its address and their rows: to make one costs more than to use it.
         self._logits: dict[tuple[int, int], Logits] = {}
-        self._n_outputs_max = n_batch
+        self._n_outputs_max = n_outputs_max
         with LoadLog() as log:
             self.handle: Any = lib.llama_init_from_model(model.handle, params)
         if not self.handle:

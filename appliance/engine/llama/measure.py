@@ -49,6 +49,7 @@ def _context(model: Model, n_ctx: int, n_threads: int) -> Context:
         n_ctx=n_ctx,
         n_batch=_N_BATCH,
         n_seq_max=1,
+        n_outputs_max=_N_BATCH,
         n_threads=n_threads,
         n_threads_batch=n_threads,
         poll=0,

@@ -39,6 +39,7 @@ def _measure(request: dict[str, Any]) -> Any:
                 n_ctx=n_prompt + n_decode + _CHUNK,
                 n_batch=_CHUNK,
                 n_seq_max=1,
+                n_outputs_max=_CHUNK,
                 n_threads=request["n_threads"],
                 n_threads_batch=request["n_threads"],
                 poll=0,
