@@ -33,8 +33,8 @@ class LosableGPUs(FixedBudget):
 
     lost: str | None = None
 
-    def rooms(self, bookings: Sequence[Booking]) -> tuple[Room, ...]:
-        rooms = super().rooms(bookings)
+    def rooms(self, bookings: Sequence[Booking], freed: Sequence[Booking] = ()) -> tuple[Room, ...]:
+        rooms = super().rooms(bookings, freed)
         return rooms[:1] if self.lost else rooms
 
     def lost_gpus(self) -> str | None:

@@ -47,9 +47,9 @@ class ImaginedBudget:
         self._gpus = {f"CUDA{number}": size for number, size in enumerate(gpu_bytes or ())}
         self._has_other_gpus = gpu_bytes is not None
 
-    def rooms(self, bookings: Sequence[Booking]) -> tuple[Room, ...]:
+    def rooms(self, bookings: Sequence[Booking], freed: Sequence[Booking] = ()) -> tuple[Room, ...]:
         """See :class:`appliance.supervisor.budget.Budget`."""
-        ram, *gpus = self._real.rooms(bookings)
+        ram, *gpus = self._real.rooms(bookings, freed)
         if self._ram_bytes is not None:
             ram = Room(RAM, self._ram_bytes - booked(bookings, RAM))
         if self._has_other_gpus:

@@ -22,8 +22,11 @@ class Booking:
 class Budget(Protocol):
     """Injected, so that policy is tested without a machine."""
 
-    def rooms(self, bookings: Sequence[Booking]) -> tuple[Room, ...]:
-        """What is left beside ``bookings``: RAM first, then each GPU in llama.cpp's order."""
+    def rooms(self, bookings: Sequence[Booking], freed: Sequence[Booking] = ()) -> tuple[Room, ...]:
+        """What is left beside ``bookings``: RAM first, then each GPU in llama.cpp's order.
+
+        ``freed`` are there still, and counted as if they had gone.
+        """
 
     def lost_gpus(self) -> str | None:
         """Why GPUs that were there are gone; None while all are there."""
@@ -36,7 +39,7 @@ class FixedBudget:
         """``limits``: by device; RAM among them."""
         self._limits = {RAM: limits[RAM], **limits}
 
-    def rooms(self, bookings: Sequence[Booking]) -> tuple[Room, ...]:
+    def rooms(self, bookings: Sequence[Booking], freed: Sequence[Booking] = ()) -> tuple[Room, ...]:
         return tuple(Room(device, limit - booked(bookings, device)) for device, limit in self._limits.items())
 
     def lost_gpus(self) -> str | None:

@@ -46,38 +46,42 @@ class MachineBudget:
         self._gpu_limit_bytes = gpu_limit_bytes
         self._root = root
 
-    def rooms(self, bookings: Sequence[Booking]) -> tuple[Room, ...]:
+    def rooms(self, bookings: Sequence[Booking], freed: Sequence[Booking] = ()) -> tuple[Room, ...]:
         """See :class:`appliance.supervisor.budget.Budget`. GPUs that are lost are left out."""
-        rooms = [Room(RAM, self._ram_room(bookings))]
+        rooms = [Room(RAM, self._ram_room(bookings, freed))]
         seen = {gpu.pci_bus_id: gpu for gpu in self._gpus.read().usable} if self._devices else {}
         for device in self._devices:
             if device.is_unified:
                 rooms.append(Room(device.name, rooms[0].free_bytes, is_unified=True))
             elif device.pci_bus_id is None or device.pci_bus_id in seen:
-                rooms.append(Room(device.name, self._gpu_room(device, seen.get(device.pci_bus_id), bookings)))
+                rooms.append(Room(device.name, self._gpu_room(device, seen.get(device.pci_bus_id), bookings, freed)))
         return tuple(rooms)
 
     def lost_gpus(self) -> str | None:
         return self._gpus.read().lost
 
-    def _ram_room(self, bookings: Sequence[Booking]) -> int:
+    def _ram_room(self, bookings: Sequence[Booking], freed: Sequence[Booking]) -> int:
         n_booked = booked(bookings, RAM)
         if self._ram_limit_bytes is not None:
             return self._ram_limit_bytes - n_booked
         ram = read_ram(self._root)
         reserve = min(int(ram.limit_bytes * RAM_RESERVE_RATIO), MAX_RAM_RESERVE_BYTES)
         # What engines have is booked. Weights are mapped files, which the kernel counts as available; the rest isn't.
-        own = sum(anonymous_bytes(self._root, booking.pid) for booking in bookings if booking.pid is not None)
+        pids = [booking.pid for booking in (*bookings, *freed) if booking.pid is not None]
+        own = sum(anonymous_bytes(self._root, pid) for pid in pids)
         others = max(0, ram.total_bytes - ram.available_bytes - own)
         room = ram.total_bytes - others
         if ram.cgroup_limit_bytes is not None:
             room = min(room, ram.cgroup_limit_bytes - max(0, (ram.used_bytes or 0) - own))
         return room - reserve - n_booked
 
-    def _gpu_room(self, device: ComputeDevice, gpu: GPU | None, bookings: Sequence[Booking]) -> int:
+    def _gpu_room(
+        self, device: ComputeDevice, gpu: GPU | None, bookings: Sequence[Booking], freed: Sequence[Booking]
+    ) -> int:
         """What is free shows what loaded models have taken, but not what one that loads is about to take."""
         free = device.free_bytes if gpu is None or gpu.free_bytes is None else gpu.free_bytes
-        room = free - GPU_RESERVE_BYTES - booked([b for b in bookings if not b.is_settled], device.name)
+        room = free + booked([b for b in freed if b.is_settled], device.name) - GPU_RESERVE_BYTES
+        room -= booked([b for b in bookings if not b.is_settled], device.name)
         if self._gpu_limit_bytes is not None:
             room = min(room, self._gpu_limit_bytes - booked(bookings, device.name))
         return room

@@ -7,19 +7,21 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from appliance import logs
 from appliance.engine.client import EngineClient, EngineProcess
 from appliance.engine.messages import Load, Ready
 from appliance.errors import ApplianceError, EngineUnavailable
-from appliance.hardware.fit import Fit
+from appliance.hardware.fit import Fit, Room
 from appliance.hardware.memory_use import format_bytes
 from appliance.supervisor import switching
 from appliance.supervisor.budget import Booking, Budget
 from appliance.supervisor.events import EventFeed
 from appliance.supervisor.guard import Guard
 from appliance.supervisor.host import ModelHost
+from appliance.supervisor.page_cache import WarmFiles
 from appliance.supervisor.planner import Planner
 from appliance.supervisor.spec import ModelSpec, Spawn
 from appliance.supervisor.switching import MakeRoom, Newcomer, Refuse, Resident, Switching
@@ -66,6 +68,7 @@ class Supervisor:
         self._switching = Switching(max_wait_s=self._rules.max_wait_s)
         self._clock = asyncio.get_running_loop().time
         self._woken = asyncio.Event()
+        self._warm_files = WarmFiles()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._urgent: set[str] = set()
@@ -167,13 +170,15 @@ class Supervisor:
         """How full the engines are, by their models' names."""
         return {host.spec.stored.name: host.load_info for host in self.hosts.values() if host.load_info is not None}
 
-    def bookings(self, without: Sequence[str] = ()) -> list[Booking]:
-        """What models take now, but for those with these keys."""
-        return [
-            Booking(host.memory, host.client.pid if host.client else None, host.state in ("ready", "draining"))
+    def _rooms(self, freed: Sequence[str] = ()) -> tuple[Room, ...]:
+        """What is left beside all models but those with these keys."""
+        bookings = {
+            host.key: Booking(host.memory, host.client.pid if host.client else None, host.state != "loading")
             for host in self.hosts.values()
-            if host.memory and host.key not in without
-        ]
+            if host.memory
+        }
+        gone = [bookings.pop(key) for key in freed if key in bookings]
+        return self._budget.rooms(list(bookings.values()), gone)
 
     def _check_open(self) -> None:
         if self.is_stopping:
@@ -249,13 +254,19 @@ class Supervisor:
 
     def _residents(self) -> list[Resident]:
         return [
-            Resident(host.key, host.last_used_at, host.n_users, host.spec.is_pinned, host.state == "ready")
+            Resident(
+                key=host.key,
+                last_used_at=inf if host.n_users else host.last_used_at,
+                n_users=host.n_users,
+                is_pinned=host.spec.is_pinned,
+                is_settled=host.state == "ready",
+            )
             for host in self.hosts.values()
             if host.memory
         ]
 
     def _place(self, key: str, freed: Sequence[str]) -> Fit:
-        return self._planner.fit(self.hosts[key].spec, self._budget.rooms(self.bookings(freed)))
+        return self._planner.fit(self.hosts[key].spec, self._rooms(freed))
 
     def _end_idle(self, now: float) -> float | None:
         """Unloads models that nobody has used for their TTL; when the next one's is up."""
@@ -275,12 +286,14 @@ class Supervisor:
         log.info(logs.event("model_loading", model=host.key, n_ctx=fit.run.n_ctx, n_gpu_layers=fit.run.n_gpu_layers))
         spec = host.spec
         with contextlib.suppress(ApplianceError):  # the host keeps it, and has told those who wait
-            rooms = self._budget.rooms(self.bookings([host.key]))
+            rooms = self._rooms([host.key])
             await host.load(fit, lambda last: self._planner.step_down(spec, last, rooms), process)
             assert host.fit is not None
             assert host.info is not None
             host.memory = self._planner.note(spec, host.fit, host.info)
             log.info(logs.event("model_loaded", model=host.key, load_s=self._clock() - started_at))
+            self._warm_files.loaded(spec.stored.path)
+            await self._trim_warm_files()
         self._loads.pop(host.key, None)
         self._woken.set()
 
@@ -298,7 +311,16 @@ class Supervisor:
         n_requests = host.n_users
         await host.unload(drain_s)
         log.info(logs.event("model_unloaded", model=host.key, reason=reason, requests=n_requests, freed=memory))
+        stored = host.spec.stored
+        self._warm_files.unloaded(stored.path, stored.record.gguf_bytes)
+        await self._trim_warm_files()
         self._tell("unloaded", host, reason=reason)
+
+    async def _trim_warm_files(self) -> None:
+        """What models leave of the RAM may hold files of those that were unloaded."""
+        ram_bytes = self._rooms()[0].free_bytes
+        for path in await asyncio.to_thread(self._warm_files.trim, max(0, ram_bytes)):
+            log.info(logs.event("file_not_kept_warm", path=path))
 
     async def _wait_until_free(self, newcomer: ModelHost) -> None:
         """Drivers may give memory back a moment after its process has ended."""
