@@ -21,31 +21,26 @@ def use(
     ],
     json: Json = False,
 ) -> None:
-    """Choose the version of a model that is served from the next start on. Nothing is deleted."""
+    """Choose the version of a model that is served. Nothing is deleted.
+
+    A running server takes it with the next request; `appliance models load NAME` loads it at once.
+    """
     from appliance.cli.models.room import Room, print_result
     from appliance.models.lock import SHORT_SHA
+    from appliance.service.versions import choose_version, current_version
 
     room = Room()
     name, _, wanted = reference.partition("@")
     entry = room.lock.entry(name)
-    choice = room.versions.get(entry.name)
-    if wanted == "previous":
-        if choice is None or choice.previous is None:
-            raise ConfigError(f"{entry.name} has no previous version: none was chosen before")
-        wanted = choice.previous
-    version = entry.version(wanted or None)
-    stored = room.store.find_version(entry, version)
-    if stored is None:
-        raise ConfigError(
-            f"{entry.name}@{version.short} is not stored; build it with: "
-            f"appliance models build {entry.name}@{version.short}"
-        )
-    before = room.current(entry)
-    old = before.gguf.sha256 if before is not None and before.gguf is not None else None
-    room.versions.choose(entry.name, stored.record.gguf_sha256, instead_of=old)
+    before = current_version(entry, room.store, room.versions)
+    version = choose_version(entry, wanted, room.store, room.versions)
     print_result(
-        {"name": entry.name, "version": version.short, "before": old[:SHORT_SHA] if old is not None else None},
-        f"{entry.name}@{version.short} is current; a running server takes it at its next start",
+        {
+            "name": entry.name,
+            "version": version.short,
+            "before": before.record.gguf_sha256[:SHORT_SHA] if before is not None else None,
+        },
+        f"{entry.name}@{version.short} is current; a running server takes it with its next request",
         json=json,
     )
 

@@ -49,9 +49,10 @@ class Room:
 
     def current(self, entry: Entry) -> Version | None:
         """The version that `serve` takes: the one that was chosen, else the newest that is stored."""
-        choice = self.versions.get(entry.name)
+        from appliance.service.versions import current_version
+
         try:
-            stored = self.store.find(entry, choice.current if choice is not None else None)
+            stored = current_version(entry, self.store, self.versions)
         except ConfigError:
             return None
         return entry.version(stored.record.gguf_sha256) if stored is not None else None
