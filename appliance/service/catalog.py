@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,7 +45,9 @@ class ServedModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        return f"{self.stored.record.gguf_sha256[:12]}-{engine_build()}"
+        override = self.stored.template_override
+        template = f"-{hashlib.sha256(override.encode()).hexdigest()[:8]}" if override is not None else ""
+        return f"{self.stored.record.gguf_sha256[:12]}{template}-{engine_build()}"
 
     @cached_property
     def template(self) -> ChatTemplate | None:

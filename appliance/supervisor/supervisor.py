@@ -13,7 +13,7 @@ from typing import Any
 from appliance import logs
 from appliance.engine.client import EngineClient, EngineProcess
 from appliance.engine.messages import Load, Ready
-from appliance.errors import ApplianceError, EngineUnavailable
+from appliance.errors import ApplianceError, DoesNotFit, EngineUnavailable, GPUMissing
 from appliance.hardware.fit import Fit, Room
 from appliance.hardware.memory_use import format_bytes
 from appliance.supervisor import switching
@@ -233,12 +233,20 @@ class Supervisor:
                     self._making_room_for = host.key
                     self._run(self._make_room(host, [self.hosts[key] for key in victims], reason))
                 case Refuse(_, error):
+                    error = self._with_pinned(error)
                     log.warning(logs.event("model_refused", model=host.key, reason=error))
                     host.refuse(error)
                     self._tell("refused", host, error=error.message)
         moments = [look_again_at, self._end_idle(now)]
         moments += [host.retry_at for host in self.hosts.values() if host.state == "failed" and host.is_wanted]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    def _with_pinned(self, error: ApplianceError) -> ApplianceError:
+        """Says which models could have made way."""
+        pinned = [host.key for host in self.hosts.values() if host.memory and host.spec.is_pinned]
+        if not pinned or isinstance(error, GPUMissing):
+            return error
+        return DoesNotFit(f"{error.message}. Pinned, so that they make no way: {', '.join(pinned)}")
 
     def _newcomers(self, now: float) -> list[Newcomer]:
         found = []

@@ -78,8 +78,9 @@ class Allowance:
         self._n_left = float(FREE_SWITCHES)
         self._at = 0.0
 
-    def has_one(self, now: float) -> bool:
-        return self._level(now) >= 1.0
+    def next_at(self, now: float) -> float:
+        """When there is one again; ``now`` if there is."""
+        return now + max(0.0, 1.0 - self._level(now)) * self._refill_s
 
     def spend(self, now: float) -> None:
         """A switch was made; one that had to be although there was none left makes no debts."""
@@ -121,15 +122,17 @@ class Switching:
             if newcomer.since is None or not may_make_room:
                 continue
             deadline = newcomer.since + self._max_wait_s
-            is_easy = self._allowance.has_one(now) and all(victim.n_users == 0 for victim in victims)
-            if newcomer.is_urgent or now >= deadline or is_easy:
+            # A model that works wakes us when it has ended.
+            is_idle = all(victim.n_users == 0 for victim in victims)
+            may_go_at = min(deadline, self._allowance.next_at(now)) if is_idle else deadline
+            if newcomer.is_urgent or now >= may_go_at:
                 self._allowance.spend(now)
                 keys = tuple(victim.key for victim in victims)
                 reason = "asked_for_by_operator" if newcomer.is_urgent else "room_for_waiting_requests"
                 decisions.append(MakeRoom(newcomer.key, keys, reason))
                 may_make_room = False
             else:
-                look_again.append(deadline)
+                look_again.append(may_go_at)
         return decisions, min(look_again, default=None)
 
 
