@@ -184,7 +184,8 @@ class Catalog:
         if stored is None:
             verb = "build" if isinstance(entry.versions[0].source, HubSource) else "fetch"
             raise ModelNotFound(
-                f"the model {entry.name} is not in {self._config.models_dir}; run `appliance models {verb} {entry.name}`",
+                f"the model {entry.name} is not in {self._config.models_dir}; "
+                f"run `appliance models {verb} {entry.name}`",
                 param="model",
             )
         own = self._config.models.get(entry.name, ModelSettings())

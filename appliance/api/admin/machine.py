@@ -23,5 +23,5 @@ async def hardware(state: State) -> MachineStatus:
 
 @router.get("/doctor")
 async def doctor(state: State, speed: bool = False) -> Diagnosis:
-    """What `appliance doctor` finds, seen from the server; with `speed`, the default model is measured beside its work."""
+    """What `appliance doctor` finds, seen from the server; with `speed`, the default model is measured, too."""
     return diagnosis(await asyncio.to_thread(examine, state.config, serving=True, speed=speed))

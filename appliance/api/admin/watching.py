@@ -37,7 +37,7 @@ async def events(state: State) -> Response:
 
 @router.get("/logs")
 async def log_lines(state: State, after: int = 0, follow: bool = False) -> Response:
-    """The latest lines of the log, the engines' among them. With `follow`, those that come too, as server-sent events."""
+    """The latest lines of the log, the engines' among them; with `follow`, those that come too, as they come."""
     if not follow:
         lines = LogLines(lines=[LogLine(number=number, line=line) for number, line in state.log.after(after)])
         return Response(lines.model_dump_json(), media_type="application/json")
