@@ -45,7 +45,7 @@ class LlamaBackend:
         """
         library.start()
         self._n_threads = config.n_threads
-        # Where the file had to be read, that is half of it; the rest is llama.cpp's.
+        # To read the file counts as half of it; the rest is llama.cpp's.
         base = 0.5 if read_ahead(config.model_path, lambda ratio: on_progress(ratio / 2)) else 0.0
         self._model = Model(
             config.model_path,
