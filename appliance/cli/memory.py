@@ -34,10 +34,13 @@ def machine_budget(config: Settings, gpus: GPUProbe) -> MachineBudget:
     )
 
 
-def planner(config: Settings) -> Planner:
+def planner(config: Settings, gpus: GPUProbe) -> Planner:
+    def why_no_gpu() -> str:
+        return gpus.read().missing or "llama.cpp finds none of this machine's; run `appliance doctor`"
+
     cpu = read_cpu()
     measured = MeasuredMemory(config.state_dir, engine_build())
-    return Planner(measured, repacks=repacked_types(cpu.architecture, cpu.instruction_sets))
+    return Planner(measured, repacks=repacked_types(cpu.architecture, cpu.instruction_sets), why_no_gpu=why_no_gpu)
 
 
 def compute_devices(gpus: GPUProbe) -> tuple[ComputeDevice, ...]:

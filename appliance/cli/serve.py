@@ -89,7 +89,7 @@ def serve(
                 config=config,
                 catalog=catalog,
                 budget=machine_budget(config, machine.gpus),
-                planner=planner(config),
+                planner=planner(config, machine.gpus),
                 spawn=spawner(config, log_level=config.log_level, on_log=recent.add),
                 first=None,
                 machine=machine,

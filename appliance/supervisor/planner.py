@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -30,10 +31,20 @@ class Measurements(Protocol):
 
 
 class Planner:
-    def __init__(self, measurements: Measurements | None = None, *, repacks: frozenset[str] = REPACKED_TYPES) -> None:
-        """``repacks``: types of weights that llama.cpp keeps a second time, in an order for this processor."""
+    def __init__(
+        self,
+        measurements: Measurements | None = None,
+        *,
+        repacks: frozenset[str] = REPACKED_TYPES,
+        why_no_gpu: Callable[[], str] = lambda: "there is none",
+    ) -> None:
+        """``repacks``: types of weights that llama.cpp keeps a second time, in an order for this processor.
+
+        ``why_no_gpu`` is asked when a model wants a GPU and there is none.
+        """
         self._measurements = measurements
         self._repacks = repacks
+        self._why_no_gpu = why_no_gpu
 
     def fit(self, spec: ModelSpec, rooms: tuple[Room, ...]) -> Fit:
         """How the model is run in what is left.
@@ -42,7 +53,7 @@ class Planner:
             DoesNotFit: with the numbers; GPUMissing if it wants a GPU and there is none.
         """
         if spec.require_gpu and len(rooms) == 1:
-            raise GPUMissing(f"{spec.stored.name} wants a GPU (require_gpu), and there is none: run `appliance doctor`")
+            raise GPUMissing(f"{spec.stored.name} wants a GPU (require_gpu): {self._why_no_gpu()}")
         shape = spec.stored.record.shape
         plenty = tuple(msgspec.structs.replace(room, free_bytes=_PLENTY) for room in rooms)
         whole = fitting.fit(shape, spec.wanted, plenty, repacks=self._repacks)

@@ -69,10 +69,11 @@ def _ask(room: Room, model: ServedModel, requests: list[ChatRequest]) -> list[Ou
     from appliance.service.compare import ask_in_turn
 
     spawn = spawner(room.config, log_level="warning")
-    budget = machine_budget(room.config, GPUProbe())
+    gpus = GPUProbe()
+    budget = machine_budget(room.config, gpus)
     title = f"asking {model.spec.key}"
     with room.report.stage(title, len(requests)) as advance:
-        return uvloop.run(ask_in_turn(spawn, budget, planner(room.config), model, requests, advance))
+        return uvloop.run(ask_in_turn(spawn, budget, planner(room.config, gpus), model, requests, advance))
 
 
 def _requests(path: Path) -> list[ChatRequest]:
