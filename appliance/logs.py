@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -47,26 +48,34 @@ class RecentLines:
         self._lines: deque[tuple[int, str]] = deque(maxlen=n_kept)
         self._n_lines = 0
         self._on_line: set[Callable[[], None]] = set()
+        # Engines' lines come on a thread each.
+        self._turn = threading.RLock()
 
     def add(self, line: str) -> None:
         """From any thread."""
-        self._n_lines += 1
-        self._lines.append((self._n_lines, line[:MAX_LINE_CHARS]))
-        for notify in tuple(self._on_line):
+        with self._turn:
+            self._n_lines += 1
+            self._lines.append((self._n_lines, line[:MAX_LINE_CHARS]))
+            listeners = tuple(self._on_line)
+        for notify in listeners:
             notify()
 
     def after(self, number: int) -> list[tuple[int, str]]:
         """The lines that are kept with greater numbers."""
-        return [entry for entry in tuple(self._lines) if entry[0] > number]
+        with self._turn:
+            lines = tuple(self._lines)
+        return [entry for entry in lines if entry[0] > number]
 
     @contextlib.contextmanager
     def notified(self, notify: Callable[[], None]) -> Iterator[None]:
         """``notify`` is called at each line, on whatever thread wrote it, while the block lasts."""
-        self._on_line.add(notify)
+        with self._turn:
+            self._on_line.add(notify)
         try:
             yield
         finally:
-            self._on_line.discard(notify)
+            with self._turn:
+                self._on_line.discard(notify)
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -37,6 +37,7 @@ def compose(
     """The services over a supervisor; what it tells of its models is counted from now on."""
     metrics = Metrics(supervisor.loads)
     supervisor.feed.listen(metrics.saw_model)
+    catalog.listen(supervisor.forget_all_but)
     activity = Activity(metrics)
     return AppState(
         config=config,

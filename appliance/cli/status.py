@@ -20,7 +20,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    typer.echo(f"default   {found['default']}")
+    typer.echo(f"default   {found['default'] or '- (it is not in models.lock any more)'}")
     for model in found["models"]:
         _show(model)
     typer.echo(f"requests  {found['requests_open']} open")

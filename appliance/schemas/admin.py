@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from appliance.schemas.sampling import Text
+
 
 class Percentiles(BaseModel):
     p50: float
@@ -91,10 +93,10 @@ class ModelStatus(BaseModel):
 
 
 class Status(BaseModel):
-    """``time_s`` is the wall clock's, since 1970; ``default`` the model that a request gets which names none."""
+    """``time_s`` is the wall clock's, since 1970; ``default`` the model of a request that names none, if any."""
 
     time_s: float
-    default: str
+    default: str | None
     models: list[ModelStatus]
     requests_open: int
     latencies: Latencies
@@ -161,7 +163,7 @@ class ModelList(BaseModel):
 class UseRequest(BaseModel):
     """``version``: the beginning of its hash, ``previous``, or empty for the newest."""
 
-    version: str = ""
+    version: Text = ""
 
 
 class LogLine(BaseModel):

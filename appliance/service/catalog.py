@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,9 @@ from appliance.chat.template import ChatTemplate
 from appliance.engine.build import engine_build
 from appliance.errors import ApplianceError, ConfigError, ModelNotFound
 from appliance.hardware.fit import Wanted
-from appliance.models.lock import Entry, HubSource, Lock, Version, read_lock
+from appliance.models.lock import SHORT_SHA, Entry, HubSource, Lock, Version, read_lock
 from appliance.models.store import ModelStore, StoredModel
-from appliance.service.versions import choose_version, current_version
+from appliance.service.versions import choose_version, current_version, meant_version
 from appliance.settings import ModelSettings, Settings
 from appliance.state.current import CurrentVersions
 from appliance.state.preferences import Preferences
@@ -28,6 +29,8 @@ Stamps = tuple[tuple[int, int, int] | None, ...]
 
 # Slots beside those of running sequences: the engine keeps ended ones in 32, and has one for itself.
 N_EXTRA_SLOTS = 33
+# Of a name that there isn't, in the error that says so.
+MAX_SHOWN_CHARS = 100
 
 
 @dataclass(frozen=True)
@@ -92,18 +95,40 @@ class Catalog:
             config.state_dir / "preferences.json",
         )
         self._read_at: Stamps = ()
+        self._listeners: list[Callable[[frozenset[str]], None]] = []
         self._read()
         for name in config.models:
             if all(name != entry.name for entry in self._lock.models):
                 known = ", ".join(entry.name for entry in self._lock.models) or "none"
                 raise ConfigError(f"models.{name}: {config.models_lock} has no such model; it has: {known}")
-        self._check_aliases()
 
     @property
     def default_name(self) -> str:
-        """What a request gets that names no model. Raises ModelNotFound if the lock has none."""
+        """What a request gets that names no model. Raises ModelNotFound if the lock hasn't got it."""
         self._follow()
-        return self._lock.entry(self._preferences.default or self._config.model).name
+        chosen = self._preferences.default
+        try:
+            return self._lock.entry(chosen or self._aliases.get(self._config.model or "", self._config.model)).name
+        except ModelNotFound as error:
+            if chosen is None:
+                raise
+            raise ModelNotFound(
+                f"the default model '{chosen}' is not in {self._config.models_lock} any more; choose another with "
+                f"`appliance models default NAME`, or delete {self._preferences.path}",
+                param="model",
+            ) from error
+
+    @property
+    def default_if_any(self) -> str | None:
+        """As :attr:`default_name`; None if the lock hasn't got it."""
+        try:
+            return self.default_name
+        except ModelNotFound:
+            return None
+
+    def listen(self, listener: Callable[[frozenset[str]], None]) -> None:
+        """``listener`` is called with the keys of all versions whenever models.lock was read again."""
+        self._listeners.append(listener)
 
     def resolve(self, reference: str | None) -> ServedModel:
         """The model of this name, alias or NAME@VERSION; the default for None or an empty one.
@@ -113,10 +138,19 @@ class Catalog:
             ConfigError: its file has other bytes than the lock says.
         """
         self._follow()
-        served = self._served.get(reference or "")
-        if served is None:
-            entry = self.entry(reference)
-            served = self._served[reference or ""] = self._serve(entry, (reference or "").partition("@")[2])
+        key = reference or ""
+        if (served := self._served.get(key)) is not None:
+            return served
+        entry = self.entry(reference)
+        stamps = self._file_stamps(entry)
+        error, seen = self._damaged.get(key, (None, ()))
+        if error is not None and seen == stamps:
+            raise error.with_traceback(None)  # to find that out, the whole file was read
+        try:
+            served = self._served[key] = self._serve(entry, key.partition("@")[2])
+        except ConfigError as error:
+            self._damaged[key] = error, stamps
+            raise
         return served
 
     def entry(self, reference: str | None) -> Entry:
@@ -127,7 +161,8 @@ class Catalog:
             return self._lock.entry(self._aliases.get(name, name))
         except ModelNotFound:
             known = ", ".join(served.name for served in self.current()) or "none"
-            raise ModelNotFound(f"the model '{reference}' does not exist; there are: {known}", param="model") from None
+            shown = (reference or name)[:MAX_SHOWN_CHARS]
+            raise ModelNotFound(f"the model '{shown}' does not exist; there are: {known}", param="model") from None
 
     def current(self) -> list[ServedModel]:
         """The version in use of each model that can be served, in the lock's order."""
@@ -142,12 +177,18 @@ class Catalog:
             in_use = self._try(entry)
             for version in entry.versions:
                 try:
-                    served = self._serve(entry, version.short)
+                    served = self.resolve(f"{entry.name}@{version.short}")
                     is_current = in_use is not None and served.spec.key == in_use.spec.key
                     listed.append(Listed(entry, version, served, is_current))
                 except ApplianceError as error:
                     listed.append(Listed(entry, version, None, False, error.message))
         return listed
+
+    def meant(self, name: str, version: str) -> ServedModel:
+        """What :meth:`use` would make current. Raises ModelNotFound or ConfigError."""
+        entry = self.entry(name)
+        stored = meant_version(entry, version, self._store, self._versions)
+        return self._served_as(entry, stored)
 
     def use(self, name: str, version: str) -> ServedModel:
         """Makes a version current; ``previous`` goes back. Raises ModelNotFound or ConfigError."""
@@ -188,6 +229,9 @@ class Catalog:
                 f"run `appliance models {verb} {entry.name}`",
                 param="model",
             )
+        return self._served_as(entry, stored)
+
+    def _served_as(self, entry: Entry, stored: StoredModel) -> ServedModel:
         own = self._config.models.get(entry.name, ModelSettings())
         pinned = self._preferences.is_pinned(entry.name)
         return ServedModel(
@@ -208,25 +252,38 @@ class Catalog:
             log.error(logs.event("models_not_reread", reason=error))
         else:
             log.info(logs.event("models_reread", models=len(self._lock.models)))
+            versions = [(entry.name, version.gguf) for entry in self._lock.models for version in entry.versions]
+            keys = frozenset(f"{name}@{gguf.sha256[:SHORT_SHA]}" for name, gguf in versions if gguf is not None)
+            for listener in self._listeners:
+                listener(keys)
 
     def _read(self) -> None:
         stamps = self._stamps()
         lock = read_lock(self._config.models_lock)
+        self._check_aliases(lock)
         versions, preferences = CurrentVersions(self._config.state_dir), Preferences(self._config.state_dir)
         self._lock: Lock = lock
         self._versions, self._preferences = versions, preferences
         self._served: dict[str, ServedModel] = {}
+        self._damaged: dict[str, tuple[ConfigError, Stamps]] = {}
         self._aliases = {alias: name for name, own in self._config.models.items() for alias in own.aliases}
         self._read_at = stamps
+
+    def _file_stamps(self, entry: Entry) -> Stamps:
+        roots = [root for root in (self._config.image_models_dir, self._config.models_dir) if root is not None]
+        folders = [root / entry.name / version.short for root in roots for version in entry.versions]
+        return tuple(_stamp(path) for folder in folders for path in (folder, folder / "model.gguf"))
 
     def _stamps(self) -> Stamps:
         return tuple(map(_stamp, self._files))
 
-    def _check_aliases(self) -> None:
-        names = [name for entry in self._lock.models for name in (entry.name, *entry.aliases)]
-        names += [alias for own in self._config.models.values() for alias in own.aliases]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"aliases: {', '.join(twice)} would mean several models")
+    def _check_aliases(self, lock: Lock) -> None:
+        """The lock's own names are checked where it is read."""
+        meant = {name: entry.name for entry in lock.models for name in (entry.name, *entry.aliases)}
+        for owner, own in self._config.models.items():
+            for alias in own.aliases:
+                if (other := meant.setdefault(alias, owner)) != owner:
+                    raise ConfigError(f"models.{owner}.aliases: {alias} means {other} already")
 
 
 def model_spec(config: Settings, own: ModelSettings, stored: StoredModel, *, is_pinned: bool = False) -> ModelSpec:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 from appliance import logs
-from appliance.engine.client import EventStream
+from appliance.engine.client import EngineClient, EventStream
 from appliance.engine.messages import (
     Accepted,
     Event,
@@ -72,6 +72,7 @@ class Generation:
         self._spec = spec
         self._activity = activity
         self._stream: EventStream | None = None
+        self._waiting: asyncio.Timeout | None = None
         self._last_piece_at: dict[int, float] = {}
         self._is_cancelled = False
         self._finish_reason = "stop"
@@ -79,6 +80,8 @@ class Generation:
     def cancel(self) -> None:
         """Ends the request with an error, whoever waits for it."""
         self._is_cancelled = True
+        if self._waiting is not None:
+            self._waiting.reschedule(0.0)
         if self._stream is not None:
             self._stream.close()
 
@@ -130,9 +133,8 @@ class Generation:
         may_retry = True
         while True:
             try:
-                async with self._supervisor.engine(self._spec) as engine:
-                    if self._is_cancelled:  # while its model was loading
-                        raise _cancelled()
+                async with contextlib.AsyncExitStack() as stack:
+                    engine = await self._engine(stack)
                     async with engine.submit(self.submit) as stream:
                         self._stream = stream
                         while True:
@@ -150,6 +152,19 @@ class Generation:
                     raise
                 may_retry = False
                 log.warning(logs.event("request_replayed", request_id=self.submit.request_id, reason=error))
+
+    async def _engine(self, stack: contextlib.AsyncExitStack) -> EngineClient:
+        """The model's engine until ``stack`` is left; :meth:`cancel` ends waiting for it."""
+        try:
+            async with asyncio.timeout(None) as self._waiting:
+                engine = await stack.enter_async_context(self._supervisor.engine(self._spec))
+        except TimeoutError:
+            raise _cancelled() from None
+        finally:
+            self._waiting = None
+        if self._is_cancelled:
+            raise _cancelled()
+        return engine
 
     def _note(self, events: Sequence[Event]) -> None:
         """Keeps what the status, the log and the metrics want to know."""

@@ -26,12 +26,14 @@ class _Totals:
         self.n_prompt = self.n_completion = self.n_cached = 0
         self._seen: dict[int, Load] = {}
 
-    def take(self, pid: int, now: Load) -> None:
-        before = self._seen.get(pid, Load())
-        self.n_prompt += now.n_prompt_computed - before.n_prompt_computed
-        self.n_completion += now.n_sampled - before.n_sampled
-        self.n_cached += now.n_prompt_reused - before.n_prompt_reused
-        self._seen[pid] = now
+    def take(self, loads: dict[int, Load]) -> None:
+        """``loads``: of the engines that there are, by their pids, which are used again for others later."""
+        for pid, now in loads.items():
+            before = self._seen.get(pid, Load())
+            self.n_prompt += now.n_prompt_computed - before.n_prompt_computed
+            self.n_completion += now.n_sampled - before.n_sampled
+            self.n_cached += now.n_prompt_reused - before.n_prompt_reused
+        self._seen = loads
 
 
 class HistoryKeeper:
@@ -56,9 +58,8 @@ class HistoryKeeper:
     def _snapshot(self, machine: Machine) -> Snapshot:
         loads = [host.load_info for host in self._supervisor.hosts.values() if host.load_info is not None]
         figures = latencies(self._activity)
-        for host in self._supervisor.hosts.values():
-            if host.client is not None and host.client.load is not None:
-                self._totals.take(host.client.pid, host.client.load)
+        clients = [host.client for host in self._supervisor.hosts.values() if host.client is not None]
+        self._totals.take({client.pid: client.load for client in clients if client.load is not None})
         return Snapshot(
             time_s=time.time(),
             requests_running=sum(load.n_running for load in loads),

@@ -26,17 +26,21 @@ class Readiness:
 
 def readiness(catalog: Catalog, supervisor: Supervisor) -> Readiness:
     """By the default model. Others may fail, or be away while another has their memory: requests bring them back."""
-    models = {host.spec.stored.name: _state(host) for host in supervisor.hosts.values()}
-    name = catalog.default_name
+    for host in supervisor.hosts.values():
+        supervisor.ledger.recheck(host)
+    # Of several versions of a model, one that has an engine is shown.
+    hosts = sorted(supervisor.hosts.values(), key=lambda host: host.client is not None)
+    models = {host.spec.stored.name: _state(host) for host in hosts}
+    name = catalog.default_if_any or ""
     if supervisor.is_stopping:
         return Readiness("draining", name, None, models)
     try:
         host = supervisor.host(catalog.resolve(None).spec)
     except ApplianceError as error:
         return Readiness("failed", name, error.message, models)
-    state = _state(host)
+    models[name] = state = _state(host)
     is_away = state in ("stored", "draining") or (state == "loading" and host.has_been_ready)
-    if state == "ready" or (is_away and not host.is_wanted):
+    if state == "ready" or (is_away and not host.is_wanted and supervisor.loads_on_request):
         return Readiness("ready", name, None, models)
     return Readiness(state, name, host.error.message if host.error is not None else None, models)
 

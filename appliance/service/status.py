@@ -29,7 +29,7 @@ from appliance.supervisor.supervisor import Supervisor
 
 
 def snapshot(catalog: Catalog, supervisor: Supervisor, activity: Activity) -> Status:
-    default = catalog.default_name
+    default = catalog.default_if_any
     return Status(
         time_s=time.time(),
         default=default,
@@ -41,11 +41,11 @@ def snapshot(catalog: Catalog, supervisor: Supervisor, activity: Activity) -> St
 
 def versions(catalog: Catalog, supervisor: Supervisor) -> list[Version]:
     """Every version of models.lock, and what becomes of it."""
-    default = catalog.default_name
+    default = catalog.default_if_any
     return [_version(listed, supervisor, default) for listed in catalog.all()]
 
 
-def model_status(host: ModelHost, default: str) -> ModelStatus:
+def model_status(host: ModelHost, default: str | None) -> ModelStatus:
     now = asyncio.get_running_loop().time()
     record = host.spec.stored.record
     return ModelStatus(
@@ -132,7 +132,7 @@ def _work(load: Load) -> EngineWork:
     )
 
 
-def _version(listed: Listed, supervisor: Supervisor, default: str) -> Version:
+def _version(listed: Listed, supervisor: Supervisor, default: str | None) -> Version:
     entry, version, served = listed.entry, listed.version, listed.served
     host = supervisor.hosts.get(served.spec.key) if served is not None else None
     return Version(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from appliance.errors import ConfigError
+import contextlib
+
+from appliance.errors import ConfigError, ModelNotFound
 from appliance.models.lock import Entry, Version
 from appliance.models.store import ModelStore, StoredModel
 from appliance.state.current import CurrentVersions
@@ -18,27 +20,42 @@ def current_version(entry: Entry, store: ModelStore, versions: CurrentVersions) 
     return store.find(entry, choice.current if choice is not None else None)
 
 
-def choose_version(entry: Entry, wanted: str, store: ModelStore, versions: CurrentVersions) -> Version:
-    """Makes a version current: by the beginning of its hash, ``previous``, or nothing for the newest.
+def meant_version(entry: Entry, wanted: str, store: ModelStore, versions: CurrentVersions) -> StoredModel:
+    """A version by the beginning of its hash, by ``previous``, or by nothing for the newest.
 
     Raises:
-        ModelNotFound: there is no such version.
-        ConfigError: it isn't stored, there is no previous one, or the choice can't be written.
+        ModelNotFound: there is no such version, or it isn't stored.
+        ConfigError: its file has other bytes than the lock says.
     """
     choice = versions.get(entry.name)
     if wanted == "previous":
         if choice is None or choice.previous is None:
-            raise ConfigError(f"{entry.name} has no previous version: none was chosen before")
+            raise ModelNotFound(f"{entry.name} has no previous version: none was chosen before", param="version")
         wanted = choice.previous
     version = entry.version(wanted or None)
     stored = store.find_version(entry, version)
     if stored is None:
-        raise ConfigError(
+        raise ModelNotFound(
             f"{entry.name}@{version.short} is not stored; build it with: "
-            f"appliance models build {entry.name}@{version.short}"
+            f"appliance models build {entry.name}@{version.short}",
+            param="version",
         )
-    before = current_version(entry, store, versions)
-    versions.choose(
-        entry.name, stored.record.gguf_sha256, instead_of=before.record.gguf_sha256 if before is not None else None
-    )
-    return version
+    return stored
+
+
+def choose_version(entry: Entry, wanted: str, store: ModelStore, versions: CurrentVersions) -> Version:
+    """Makes a version current; see :func:`meant_version`.
+
+    Raises:
+        ModelNotFound: there is no such version, or it isn't stored.
+        ConfigError: its file has other bytes than the lock says, or the choice can't be written.
+    """
+    stored = meant_version(entry, wanted, store, versions)
+    choice = versions.get(entry.name)
+    before = choice.current if choice is not None else None
+    # One that is damaged can be left, and is nothing to go back to unless it was chosen.
+    with contextlib.suppress(ConfigError):
+        current = current_version(entry, store, versions)
+        before = current.record.gguf_sha256 if current is not None else before
+    versions.choose(entry.name, stored.record.gguf_sha256, instead_of=before)
+    return entry.version(stored.record.gguf_sha256)

@@ -27,27 +27,34 @@ MAX_PERIOD_S = 1.0
 
 class Guard:
     def __init__(
-        self, hosts: dict[str, ModelHost], budget: Budget, wake: Callable[[], None], *, wedged_after_s: float
+        self,
+        hosts: dict[str, ModelHost],
+        budget: Budget,
+        *,
+        wake: Callable[[], None],
+        on_wedged: Callable[[ModelHost], None],
+        wedged_after_s: float,
     ) -> None:
-        """``wake`` is called when a GPU has come back: models may fit again."""
+        """``wake`` is called when a GPU has come back, and models may fit again; ``on_wedged`` before one is ended."""
         self._hosts = hosts
         self._budget = budget
         self._wake = wake
+        self._on_wedged = on_wedged
         self._wedged_after_s = wedged_after_s
-        self._clock = asyncio.get_running_loop().time
-        self._gpu_polled_at = self._clock()
         self._lost: str | None = None
         self._canaries: set[asyncio.Task[None]] = set()
 
-    async def watch(self) -> None:
+    async def watch_engines(self) -> None:
         period_s = min(MAX_PERIOD_S, self._wedged_after_s / 4)
         while True:
             await asyncio.sleep(period_s)
             self._end_wedged()
-            if self._clock() - self._gpu_polled_at >= GPU_POLL_S:
-                # The driver may take its time to answer, above all when something is wrong with a GPU.
-                self._take_gpu_state(await asyncio.to_thread(self._budget.lost_gpus))
-                self._gpu_polled_at = self._clock()
+
+    async def watch_gpus(self) -> None:
+        while True:
+            await asyncio.sleep(GPU_POLL_S)
+            # The driver may take its time to answer, above all when something is wrong with a GPU.
+            self._take_gpu_state(await asyncio.to_thread(self._budget.lost_gpus))
 
     def _end_wedged(self) -> None:
         for host in self._hosts.values():
@@ -60,6 +67,7 @@ class Guard:
                 limit_s = max(self._wedged_after_s, MAX_STEP_RATIO * longest_s)
             if client.silent_s > limit_s:
                 log.error(logs.event("engine_wedged", model=host.key, pid=client.pid, silent_s=client.silent_s))
+                self._on_wedged(host)
                 client.kill(f"was ended since it had finished no step for {client.silent_s:.0f} s")
 
     def _take_gpu_state(self, lost: str | None) -> None:

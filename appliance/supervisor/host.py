@@ -101,6 +101,10 @@ class ModelHost:
         """Counts what the model will take, before :meth:`load` takes it."""
         self.fit, self.memory = fit, fit.memory
 
+    def release(self) -> None:
+        """It takes nothing: it has no process, and gets none for now."""
+        self.fit, self.memory = None, {}
+
     async def load(
         self, fit: Fit, step_down: Callable[[Fit], Fit | None], process: EngineProcess | None = None
     ) -> None:
@@ -158,18 +162,19 @@ class ModelHost:
         self.error = error
         self.retry_at = self._clock() + retry_s
         self._set("failed")
-        self._refuse_waiting(error)
+        self.refuse(error)
         if self.client is not None:
             self.client.kill(error.message)
 
     def refuse(self, error: ApplianceError) -> None:
         """Ends the waiting of all who wait; the state stays what it is."""
-        self.error = error
-        self._refuse_waiting(error)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
 
     async def close(self) -> None:
         """Ends the engine; requests that are still open fail, and those that wait are refused."""
-        self._refuse_waiting(EngineUnavailable("the server is stopping", retry_after_s=30))
+        self.refuse(EngineUnavailable("the server is stopping", retry_after_s=30))
         if self._watching is not None:
             self._watching.cancel()
         if self.client is not None:
@@ -210,8 +215,8 @@ class ModelHost:
         if self.client is not client:
             return
         was, now = self.state, self._clock()
-        self.client = self.fit = self.info = None
-        self.memory = {}
+        self.client = self.info = None
+        self.release()
         if was == "failed":  # by fail(), which said why
             self._on_change("ended", self)
         elif was == "draining":
@@ -228,8 +233,8 @@ class ModelHost:
         """A load came to nothing."""
         pid = self.client.pid if self.client is not None else None
         log.error(logs.event("engine_load_failed", model=self.key, pid=pid, reason=error))
-        self.client = self.fit = None
-        self.memory = {}
+        self.client = None
+        self.release()
         if self.state == "failed":  # by fail(), which said why
             return
         # One that was never loaded isn't tried again at once.
@@ -246,7 +251,7 @@ class ModelHost:
             return
         self.error = error
         self._set("failed")
-        self._refuse_waiting(self.unavailable())
+        self.refuse(self.unavailable())
 
     def unavailable(self) -> EngineUnavailable:
         """What a request is told that comes while the model is in quarantine."""
@@ -258,10 +263,12 @@ class ModelHost:
 
     async def _kill(self) -> None:
         client, self.client = self.client, None
-        self.fit, self.memory = None, {}
-        if client is not None:
-            client.kill("its load was broken off")
-            await client.ended()
+        try:
+            if client is not None:
+                client.kill("its load was broken off")
+                await client.ended()
+        finally:
+            self.release()
 
     async def _acquire(self) -> EngineClient:
         if self.state == "ready" and self.client is not None and not self.client.has_ended:
@@ -285,11 +292,6 @@ class ModelHost:
             raise
         finally:
             del self._waiters[waiter]
-
-    def _refuse_waiting(self, error: ApplianceError) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
 
     def _join(self) -> None:
         self.n_users += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -14,23 +14,22 @@ from appliance import logs
 from appliance.engine.client import EngineClient, EngineProcess
 from appliance.engine.messages import Load, Ready
 from appliance.errors import ApplianceError, DoesNotFit, EngineUnavailable, GPUMissing
-from appliance.hardware.fit import Fit, Room
+from appliance.hardware.fit import Fit
 from appliance.hardware.memory_use import format_bytes
 from appliance.supervisor import switching
-from appliance.supervisor.budget import Booking, Budget
+from appliance.supervisor.budget import Budget
 from appliance.supervisor.events import EventFeed
 from appliance.supervisor.guard import Guard
 from appliance.supervisor.host import ModelHost
-from appliance.supervisor.page_cache import WarmFiles
+from appliance.supervisor.ledger import Ledger
 from appliance.supervisor.planner import Planner
 from appliance.supervisor.spec import ModelSpec, Spawn
 from appliance.supervisor.switching import MakeRoom, Newcomer, Refuse, Resident, Switching
 
 log = logging.getLogger(__name__)
 
-# How long memory may take to be free after its process has ended, and how often that is looked at.
-FREEING_S = 5.0
-FREEING_POLL_S = 0.1
+# What other programs give back is not told to us: a model that is wanted and has no room is placed again so often.
+LOOK_AGAIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +59,43 @@ class Supervisor:
     ) -> None:
         self.hosts: dict[str, ModelHost] = {}
         self.feed = EventFeed()
-        self.is_stopping = False
+        self.stopping = asyncio.Event()
         self._spawn = spawn
-        self._budget = budget
+        self.ledger = Ledger(self.hosts, budget, planner)
         self._planner = planner
         self._rules = rules or Rules()
         self._switching = Switching(max_wait_s=self._rules.max_wait_s)
         self._clock = asyncio.get_running_loop().time
         self._woken = asyncio.Event()
-        self._warm_files = WarmFiles()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._urgent: set[str] = set()
+        # Those that another version takes the place of: they make way although they are pinned.
+        self._leaving: set[str] = set()
         # Whom room is made for: until that is done it is not placed.
         self._making_room_for: str | None = None
         if first is not None:
             host = self.host(first.spec)
             host.is_wanted = True
             self._loads[host.key] = self._run(self._load(host, first.fit, first.process))
-        guard = Guard(self.hosts, budget, self._woken.set, wedged_after_s=self._rules.wedged_after_s)
-        self._run(guard.watch())
+        guard = Guard(
+            self.hosts,
+            budget,
+            wake=self._woken.set,
+            on_wedged=lambda host: self._tell("wedged", host),
+            wedged_after_s=self._rules.wedged_after_s,
+        )
+        self._run(guard.watch_engines())
+        self._run(guard.watch_gpus())
         self._run(self._arrange())
+
+    @property
+    def is_stopping(self) -> bool:
+        return self.stopping.is_set()
+
+    @property
+    def loads_on_request(self) -> bool:
+        return self._rules.autoload
 
     def host(self, spec: ModelSpec) -> ModelHost:
         """The model's host, made when it is first asked for; what may change of ``spec`` is taken over."""
@@ -103,7 +118,8 @@ class Supervisor:
         host = self.host(spec)
         if host.state == "failed" and self._clock() < host.retry_at:
             raise host.unavailable()
-        if host.state == "stored" and not self._rules.autoload and not host.is_wanted:
+        is_coming = host.state in ("ready", "loading") or host.is_wanted or host.key in self._urgent
+        if not is_coming and not self._rules.autoload:
             raise EngineUnavailable(
                 f"the model {spec.stored.name} is not loaded, and autoload is off; "
                 f"load it with `appliance models load {spec.stored.name}`"
@@ -130,31 +146,47 @@ class Supervisor:
         self.host(spec).is_wanted = True
         self._woken.set()
 
-    async def replace(self, old: ModelSpec, new: ModelSpec) -> None:
-        """Loads ``new`` and unloads ``old``, if that is loaded. Raises what keeps ``new`` from being loaded."""
-        host = self.hosts.get(old.key)
-        if host is None or host.client is None:
-            return
-        await self.load(new)
-        await self.unload(old.key, "replaced")
+    async def replace(self, new: ModelSpec, switch: Callable[[], object]) -> None:
+        """Loads ``new`` if others of its name are loaded, calls ``switch``, and unloads those, which serve until then.
+
+        Raises what keeps ``new`` from being loaded: nothing is switched then.
+        """
+        name = new.stored.name
+        old = {h.key for h in self.hosts.values() if h.spec.stored.name == name and h.client is not None} - {new.key}
+        self._leaving |= old
+        try:
+            if old:
+                await self.load(new)
+            switch()
+            await asyncio.gather(*(self.unload(key, "replaced") for key in old))
+        finally:
+            self._leaving -= old
 
     async def unload(self, key: str, reason: str) -> bool:
         """Ends a model's engine once its requests have ended, or while it loads at once; false if it has none."""
-        host = self.hosts.get(key)
-        if host is None or host.client is None:
+        host, loading = self.hosts.get(key), self._loads.get(key)
+        if host is None or (host.client is None and loading is None):
             return False
         host.is_wanted = False
-        if (loading := self._loads.get(key)) is not None:
+        if loading is not None:
             host.refuse(EngineUnavailable(f"{host.spec.stored.name} was unloaded by an operator", retry_after_s=30))
             loading.cancel()
             await asyncio.wait([loading])
+            if self._loads.pop(key, None) is not None:  # it had not begun
+                host.release()
         else:
             await self._unload(host, self._rules.drain_s, reason)
         return True
 
+    def forget_all_but(self, keys: Collection[str]) -> None:
+        """Models that there are no more are unloaded once their requests have ended."""
+        for host in list(self.hosts.values()):
+            if host.key not in keys and not host.n_waiting:
+                self._run(self._forget(host))
+
     def drain(self) -> None:
         """Gives engines to no more requests; those that have one go on."""
-        self.is_stopping = True
+        self.stopping.set()
         for host in self.hosts.values():
             host.refuse(EngineUnavailable("the server is stopping", retry_after_s=30))
 
@@ -169,16 +201,6 @@ class Supervisor:
     def loads(self) -> dict[str, Load]:
         """How full the engines are, by their models' names."""
         return {host.spec.stored.name: host.load_info for host in self.hosts.values() if host.load_info is not None}
-
-    def _rooms(self, freed: Sequence[str] = ()) -> tuple[Room, ...]:
-        """What is left beside all models but those with these keys."""
-        bookings = {
-            host.key: Booking(host.memory, host.client.pid if host.client else None, host.state != "loading")
-            for host in self.hosts.values()
-            if host.memory
-        }
-        gone = [bookings.pop(key) for key in freed if key in bookings]
-        return self._budget.rooms(list(bookings.values()), gone)
 
     def _check_open(self) -> None:
         if self.is_stopping:
@@ -204,13 +226,22 @@ class Supervisor:
     def _run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("supervisor_failed", exc_info=error)
 
     async def _arrange(self) -> None:
         while True:
             self._woken.clear()
-            look_again_at = self._act()
+            try:
+                look_again_at = self._act()
+            except Exception:  # if this task ended, no model would ever be loaded again
+                log.exception("supervisor_failed")
+                look_again_at = self._clock() + LOOK_AGAIN_S
             timeout_s = None if look_again_at is None else max(0.0, look_again_at - self._clock())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
@@ -221,7 +252,8 @@ class Supervisor:
         if self.is_stopping:
             return None
         now = self._clock()
-        decisions, look_again_at = self._switching.decide(now, self._newcomers(now), self._residents(), self._place)
+        newcomers = self._newcomers(now)
+        decisions, look_again_at = self._switching.decide(now, newcomers, self._residents(), self.ledger.place)
         for decision in decisions:
             host = self.hosts[decision.key]
             match decision:
@@ -229,16 +261,21 @@ class Supervisor:
                     # Booked at once: what is decided next must count it.
                     host.reserve(fit)
                     self._loads[host.key] = self._run(self._load(host, fit))
-                case MakeRoom(_, victims, reason):
+                case MakeRoom(_, fit, victims, reason):
+                    # Booked at once, too: nobody else gets what the victims leave.
+                    host.reserve(fit)
                     self._making_room_for = host.key
-                    self._run(self._make_room(host, [self.hosts[key] for key in victims], reason))
+                    self._run(self._make_room(host, fit, [self.hosts[key] for key in victims], reason))
                 case Refuse(_, error):
                     error = self._with_pinned(error)
                     log.warning(logs.event("model_refused", model=host.key, reason=error))
+                    host.error = error
                     host.refuse(error)
                     self._tell("refused", host, error=error.message)
         moments = [look_again_at, self._end_idle(now)]
-        moments += [host.retry_at for host in self.hosts.values() if host.state == "failed" and host.is_wanted]
+        moments += [host.retry_at for host in self.hosts.values() if host.is_wanted and host.retry_at > now]
+        if any(newcomer.since is None for newcomer in newcomers):
+            moments.append(now + LOOK_AGAIN_S)
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _with_pinned(self, error: ApplianceError) -> ApplianceError:
@@ -254,6 +291,7 @@ class Supervisor:
             can_load = host.state == "stored" or (host.state == "failed" and now >= host.retry_at)
             if (
                 can_load
+                and host.client is None
                 and host.key not in (*self._loads, self._making_room_for)
                 and (host.n_waiting or host.is_wanted)
             ):
@@ -266,15 +304,12 @@ class Supervisor:
                 key=host.key,
                 last_used_at=inf if host.n_users else host.last_used_at,
                 n_users=host.n_users,
-                is_pinned=host.spec.is_pinned,
+                is_pinned=host.spec.is_pinned and host.key not in self._leaving,
                 is_settled=host.state == "ready",
             )
             for host in self.hosts.values()
             if host.memory
         ]
-
-    def _place(self, key: str, freed: Sequence[str]) -> Fit:
-        return self._planner.fit(self.hosts[key].spec, self._rooms(freed))
 
     def _end_idle(self, now: float) -> float | None:
         """Unloads models that nobody has used for their TTL; when the next one's is up."""
@@ -284,7 +319,8 @@ class Supervisor:
             if ttl_s is None or host.state != "ready" or host.n_users or host.spec.is_pinned:
                 continue
             if now >= host.last_used_at + ttl_s:
-                self._run(self._unload(host, 0.0, "idle"))
+                # With time to drain: a request may come before it begins.
+                self._run(self._unload(host, self._rules.drain_s, "idle"))
             else:
                 ends.append(host.last_used_at + ttl_s)
         return min(ends, default=None)
@@ -293,48 +329,44 @@ class Supervisor:
         started_at = self._clock()
         log.info(logs.event("model_loading", model=host.key, n_ctx=fit.run.n_ctx, n_gpu_layers=fit.run.n_gpu_layers))
         spec = host.spec
-        with contextlib.suppress(ApplianceError):  # the host keeps it, and has told those who wait
-            rooms = self._rooms([host.key])
+        try:
+            rooms = self.ledger.rooms([host.key])
             await host.load(fit, lambda last: self._planner.step_down(spec, last, rooms), process)
             assert host.fit is not None
             assert host.info is not None
             host.memory = self._planner.note(spec, host.fit, host.info)
             log.info(logs.event("model_loaded", model=host.key, load_s=self._clock() - started_at))
-            self._warm_files.loaded(spec.stored.path)
-            await self._trim_warm_files()
-        self._loads.pop(host.key, None)
-        self._woken.set()
+            self.ledger.warm_files.loaded(spec.stored.path)
+        except ApplianceError:
+            return  # the host keeps it, and has told those who wait
+        finally:
+            self._loads.pop(host.key, None)
+            self._woken.set()
+        await self.ledger.trim_warm_files()
 
-    async def _make_room(self, newcomer: ModelHost, victims: list[ModelHost], reason: str) -> None:
+    async def _make_room(self, newcomer: ModelHost, fit: Fit, victims: list[ModelHost], reason: str) -> None:
         try:
             log.info(logs.event("making_room", wanted=newcomer.key, evicted=[v.key for v in victims], reason=reason))
             await asyncio.gather(*(self._unload(victim, self._rules.drain_s, reason) for victim in victims))
-            await self._wait_until_free(newcomer)
+            await self.ledger.wait_until_free(newcomer.key, fit)
         finally:
+            newcomer.release()
             self._making_room_for = None
             self._woken.set()
 
     async def _unload(self, host: ModelHost, drain_s: float, reason: str) -> None:
         memory = {device: format_bytes(use.total_bytes) for device, use in host.memory.items()}
-        n_requests = host.n_users
+        n_requests, was_ready = host.n_users, host.state == "ready"
         await host.unload(drain_s)
+        if not was_ready:
+            return  # who began it tells of it
         log.info(logs.event("model_unloaded", model=host.key, reason=reason, requests=n_requests, freed=memory))
         stored = host.spec.stored
-        self._warm_files.unloaded(stored.path, stored.record.gguf_bytes)
-        await self._trim_warm_files()
+        self.ledger.warm_files.unloaded(stored.path, stored.record.gguf_bytes)
+        await self.ledger.trim_warm_files()
         self._tell("unloaded", host, reason=reason)
 
-    async def _trim_warm_files(self) -> None:
-        """What models leave of the RAM may hold files of those that were unloaded."""
-        ram_bytes = self._rooms()[0].free_bytes
-        for path in await asyncio.to_thread(self._warm_files.trim, max(0, ram_bytes)):
-            log.info(logs.event("file_not_kept_warm", path=path))
-
-    async def _wait_until_free(self, newcomer: ModelHost) -> None:
-        """Drivers may give memory back a moment after its process has ended."""
-        deadline = self._clock() + FREEING_S
-        while self._clock() < deadline:
-            with contextlib.suppress(ApplianceError):
-                self._place(newcomer.key, ())
-                return
-            await asyncio.sleep(FREEING_POLL_S)
+    async def _forget(self, host: ModelHost) -> None:
+        await self.unload(host.key, "gone")
+        if host.state in ("stored", "failed") and not host.n_waiting and not host.memory:
+            self.hosts.pop(host.key, None)

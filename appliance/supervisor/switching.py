@@ -54,9 +54,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class MakeRoom:
-    """``victims`` finish what they are doing, and are unloaded."""
+    """``victims`` finish what they are doing, and are unloaded; then the model lies as ``fit`` says."""
 
     key: str
+    fit: Fit
     victims: tuple[str, ...]
     reason: str
 
@@ -129,7 +130,7 @@ class Switching:
                 self._allowance.spend(now)
                 keys = tuple(victim.key for victim in victims)
                 reason = "asked_for_by_operator" if newcomer.is_urgent else "room_for_waiting_requests"
-                decisions.append(MakeRoom(newcomer.key, keys, reason))
+                decisions.append(MakeRoom(newcomer.key, fit, keys, reason))
                 may_make_room = False
             else:
                 look_again.append(may_go_at)

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from appliance.api.state import State
 from appliance.schemas.admin import ModelList, ModelStatus, UseRequest
 from appliance.service.status import model_status, versions
+from appliance.supervisor.host import ModelHost
 
 router = APIRouter(prefix="/admin")
 
@@ -22,48 +23,52 @@ async def load(model: str, state: State) -> ModelStatus:
     """Loads a model, or NAME@VERSION; others make way that may. Answers when it is ready."""
     served = state.catalog.resolve(model)
     await state.supervisor.load(served.spec)
-    return _status(state, served.spec.key)
+    return _status(state, state.supervisor.host(served.spec))
 
 
 @router.post("/models/{model}/unload")
 async def unload(model: str, state: State) -> ModelStatus:
     """Ends a model's engine once its requests have ended. The next request loads it again."""
-    served = state.catalog.resolve(model)
-    state.supervisor.host(served.spec)
-    await state.supervisor.unload(served.spec.key, "operator")
-    return _status(state, served.spec.key)
+    host = state.supervisor.host(state.catalog.resolve(model).spec)
+    await state.supervisor.unload(host.key, "operator")
+    return _status(state, host)
 
 
 @router.post("/models/{model}/pin")
 async def pin(model: str, state: State) -> ModelStatus:
     """From now on the model makes way for no other."""
-    served = state.catalog.pin(model, is_pinned=True)
-    return _status(state, state.supervisor.host(served.spec).key)
+    return _pinned(state, model, is_pinned=True)
 
 
 @router.post("/models/{model}/unpin")
 async def unpin(model: str, state: State) -> ModelStatus:
     """The model makes way for others again."""
-    served = state.catalog.pin(model, is_pinned=False)
-    return _status(state, state.supervisor.host(served.spec).key)
+    return _pinned(state, model, is_pinned=False)
 
 
 @router.post("/models/{model}/default")
 async def make_default(model: str, state: State) -> ModelStatus:
     """Requests that name no model get this one."""
     served = state.catalog.set_default(model)
-    return _status(state, state.supervisor.host(served.spec).key)
+    return _status(state, state.supervisor.host(served.spec))
 
 
 @router.post("/models/{model}/use")
 async def use(model: str, body: UseRequest, state: State) -> ModelStatus:
-    """Makes a version current. If the one before it is loaded, the new one takes its place once it is ready."""
-    before = state.catalog.resolve(model)
-    served = state.catalog.use(model, body.version)
-    if served.spec.key != before.spec.key:
-        await state.supervisor.replace(before.spec, served.spec)
-    return _status(state, state.supervisor.host(served.spec).key)
+    """Makes a version current. One that is loaded serves on until the new one is ready, or has failed to be loaded."""
+    after = state.catalog.meant(model, body.version)
+    await state.supervisor.replace(after.spec, lambda: state.catalog.use(model, after.stored.record.gguf_sha256))
+    return _status(state, state.supervisor.host(after.spec))
 
 
-def _status(state: State, key: str) -> ModelStatus:
-    return model_status(state.supervisor.hosts[key], state.catalog.default_name)
+def _pinned(state: State, model: str, *, is_pinned: bool) -> ModelStatus:
+    served = state.catalog.pin(model, is_pinned=is_pinned)
+    # Versions that aren't in use any more may be loaded, too.
+    for listed in state.catalog.all():
+        if listed.served is not None and listed.served.spec.key in state.supervisor.hosts:
+            state.supervisor.host(listed.served.spec)
+    return _status(state, state.supervisor.host(served.spec))
+
+
+def _status(state: State, host: ModelHost) -> ModelStatus:
+    return model_status(host, state.catalog.default_if_any)

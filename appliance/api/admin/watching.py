@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any
 
 from fastapi import APIRouter, Response
 from starlette.responses import StreamingResponse
 
 from appliance.api.state import State
 from appliance.api.streaming import HEADERS, KEEP_ALIVE_S
-from appliance.api.wire.stream import frame
+from appliance.api.wire.stream import DONE, frame
 from appliance.schemas.admin import LogLine, LogLines
 
 router = APIRouter(prefix="/admin")
@@ -20,19 +22,14 @@ router = APIRouter(prefix="/admin")
 async def events(state: State) -> Response:
     """Loads with their progress, unloads and failures of models, as server-sent events."""
 
-    async def frames() -> AsyncIterator[bytes]:
+    async def happened() -> AsyncGenerator[dict[str, Any]]:
         with state.supervisor.feed.watch() as queue:
             while True:
-                try:
-                    async with asyncio.timeout(KEEP_ALIVE_S):
-                        event = await queue.get()
-                except TimeoutError:
-                    yield b": keep-alive\n\n"
-                    continue
+                event = await queue.get()
                 fields = {name: value for name, value in event.fields.items() if value is not None}
-                yield frame({"event": event.kind, "model": event.model, "time_s": event.time_s, **fields})
+                yield {"event": event.kind, "model": event.model, "time_s": event.time_s, **fields}
 
-    return StreamingResponse(frames(), media_type="text/event-stream", headers=HEADERS)
+    return _streamed(happened(), state.supervisor.stopping)
 
 
 @router.get("/logs")
@@ -47,17 +44,42 @@ async def log_lines(state: State, after: int = 0, follow: bool = False) -> Respo
     def notify() -> None:
         loop.call_soon_threadsafe(has_come.set)
 
-    async def frames() -> AsyncIterator[bytes]:
+    async def written() -> AsyncGenerator[dict[str, Any]]:
         number = after
         with state.log.notified(notify):
             while True:
                 has_come.clear()
                 for number, line in state.log.after(number):  # noqa: B020 - goes on behind the last one
-                    yield frame({"number": number, "line": line})
-                try:
-                    async with asyncio.timeout(KEEP_ALIVE_S):
-                        await has_come.wait()
-                except TimeoutError:
-                    yield b": keep-alive\n\n"
+                    yield {"number": number, "line": line}
+                await has_come.wait()
 
-    return StreamingResponse(frames(), media_type="text/event-stream", headers=HEADERS)
+    return _streamed(written(), state.supervisor.stopping)
+
+
+def _streamed(items: AsyncGenerator[dict[str, Any]], stopping: asyncio.Event) -> Response:
+    return StreamingResponse(_frames(items, stopping), media_type="text/event-stream", headers=HEADERS)
+
+
+async def _frames(items: AsyncGenerator[dict[str, Any]], stopping: asyncio.Event) -> AsyncGenerator[bytes]:
+    """Each of ``items`` as it comes. They have no end, and a stop must not wait for them: then the stream is done."""
+    ending = asyncio.create_task(stopping.wait())
+    coming = asyncio.create_task(_next(items))
+    try:
+        while not ending.done():
+            done, _ = await asyncio.wait((coming, ending), timeout=KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+            if coming in done:
+                yield frame(coming.result())
+                coming = asyncio.create_task(_next(items))
+            elif not done:
+                yield b": keep-alive\n\n"
+        yield DONE
+    finally:
+        ending.cancel()
+        coming.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await coming
+        await items.aclose()
+
+
+async def _next(items: AsyncGenerator[dict[str, Any]]) -> dict[str, Any]:
+    return await anext(items)
