@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -36,6 +36,18 @@ def _user_dir(variable: str, fallback: str) -> Path:
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_0", "q5_1", "q4_0", "q4_1"]
 
 
+class SamplingDefaults(SamplingFields):
+    """What requests get that leave these fields out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _is_a_name(alias: str) -> str:
+    if not alias or "@" in alias or not alias.isprintable():
+        raise ValueError("a name that isn't empty, without @")
+    return alias
+
+
 class ModelSettings(BaseModel):
     """What an operator can set for one model, as ``[models.NAME]``; what is left out is as for all models."""
 
@@ -50,9 +62,11 @@ class ModelSettings(BaseModel):
     ttl_s: Annotated[float | None, Field(gt=0)] = None
     pinned: Annotated[bool, Field(description="Never unloaded to make room for another.")] = False
     preload: Annotated[bool, Field(description="Loaded when the server starts.")] = False
-    aliases: Annotated[list[str], Field(description="Further names that apps may call it by.")] = []
-    sampling: Annotated[SamplingFields, Field(description="For requests that leave these fields out.")] = (
-        SamplingFields()
+    aliases: Annotated[
+        list[Annotated[str, AfterValidator(_is_a_name)]], Field(description="Further names that apps may call it by.")
+    ] = []
+    sampling: Annotated[SamplingDefaults, Field(description="For requests that leave these fields out.")] = (
+        SamplingDefaults()
     )
 
 
@@ -201,6 +215,12 @@ class Settings(BaseSettings):
     def _a_step_has_room_for_all_that_run(self) -> Settings:
         if self.max_running > self.n_batch:
             raise ValueError(f"max_running={self.max_running}: want at most n_batch, which is {self.n_batch}")
+        for name, own in self.models.items():
+            if own.max_running is not None and own.max_running > self.n_batch:
+                raise ValueError(
+                    f"models.{name}.max_running={own.max_running}{_place('models')}: want at most n_batch, "
+                    f"which is {self.n_batch}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -264,10 +284,20 @@ def _explain(detail: dict[str, Any]) -> str:
     name = ".".join(map(str, detail["loc"]))
     variable = PREFIX + str(detail["loc"][0]).upper()
     if detail["type"] == "extra_forbidden":
-        known = Settings.model_fields if len(detail["loc"]) == 1 else ModelSettings.model_fields
-        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        is_sampling = "sampling" in detail["loc"]
+        known = SamplingDefaults if is_sampling else Settings if len(detail["loc"]) == 1 else ModelSettings
+        close = difflib.get_close_matches(str(detail["loc"][-1]), known.model_fields, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        return f"{name} in {_config_file()}: there is no such setting{hint}"
-    given = variable if variable in os.environ else name
-    wanted = detail["msg"].removeprefix("Input should be ")
-    return f"{given}={detail['input']}: want {wanted}"
+        if isinstance(detail["input"], dict) and name.startswith("models."):
+            hint = '; a model\'s name with a dot in it stands in quotes, as in [models."NAME-1.5"]'
+        return f"{name}{_place(str(detail['loc'][0]))}: there is no such setting{hint}"
+    wanted = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if name.startswith("models."):  # from a file in any case, unless all of them are in the environment
+        return f"{name}={detail['input']}{_place('models')}: want {wanted}"
+    return f"{variable if variable in os.environ else name}={detail['input']}: want {wanted}"
+
+
+def _place(field: str) -> str:
+    """Where a setting was made, to stand behind it."""
+    variable = PREFIX + field.upper()
+    return f" in {variable if variable in os.environ else _config_file()}"

@@ -61,27 +61,27 @@ class MachineBudget:
         return self._gpus.read().lost
 
     def _ram_room(self, bookings: Sequence[Booking], freed: Sequence[Booking]) -> int:
-        n_booked = booked(bookings, RAM)
-        if self._ram_limit_bytes is not None:
-            return self._ram_limit_bytes - n_booked
+        unified = [device.name for device in self._devices if device.is_unified]
+        n_booked = sum(booked(bookings, device) for device in (RAM, *unified))
         ram = read_ram(self._root)
         reserve = min(int(ram.limit_bytes * RAM_RESERVE_RATIO), MAX_RAM_RESERVE_BYTES)
         # What engines have is booked. Weights are mapped files, which the kernel counts as available; the rest isn't.
         pids = [booking.pid for booking in (*bookings, *freed) if booking.pid is not None]
         own = sum(anonymous_bytes(self._root, pid) for pid in pids)
-        others = max(0, ram.total_bytes - ram.available_bytes - own)
-        room = ram.total_bytes - others
-        if ram.cgroup_limit_bytes is not None:
-            room = min(room, ram.cgroup_limit_bytes - max(0, (ram.used_bytes or 0) - own))
-        return room - reserve - n_booked
+        room = min(ram.limit_bytes, ram.room_bytes + own) - reserve
+        if self._ram_limit_bytes is not None:
+            room = min(room, self._ram_limit_bytes)
+        return room - n_booked
 
     def _gpu_room(
         self, device: ComputeDevice, gpu: GPU | None, bookings: Sequence[Booking], freed: Sequence[Booking]
     ) -> int:
         """What is free shows what loaded models have taken, but not what one that loads is about to take."""
-        free = device.free_bytes if gpu is None or gpu.free_bytes is None else gpu.free_bytes
-        room = free + booked([b for b in freed if b.is_settled], device.name) - GPU_RESERVE_BYTES
-        room -= booked([b for b in bookings if not b.is_settled], device.name)
+        if gpu is None or gpu.free_bytes is None:  # all that is known is what was free at the start
+            room = device.free_bytes - GPU_RESERVE_BYTES - booked(bookings, device.name)
+        else:
+            room = gpu.free_bytes + booked([b for b in freed if b.is_settled], device.name) - GPU_RESERVE_BYTES
+            room -= booked([b for b in bookings if not b.is_settled], device.name)
         if self._gpu_limit_bytes is not None:
             room = min(room, self._gpu_limit_bytes - booked(bookings, device.name))
         return room

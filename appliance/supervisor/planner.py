@@ -17,6 +17,7 @@ from appliance.hardware.repack import REPACKED_TYPES
 from appliance.supervisor.spec import ModelSpec
 
 _PLENTY = 1 << 62
+_MAX_CORRECTIONS = 4
 # Buffer types of llama.cpp that lie in RAM begin or end so: CPU, CPU_Mapped, CPU_REPACK, CUDA_Host.
 _RAM_PREFIXES, _RAM_SUFFIX = ("CPU", "AMX", "BLAS"), "_Host"
 _MAPPED = "CPU_Mapped"
@@ -57,11 +58,16 @@ class Planner:
         shape = spec.stored.record.shape
         plenty = tuple(msgspec.structs.replace(room, free_bytes=_PLENTY) for room in rooms)
         whole = fitting.fit(shape, spec.wanted, plenty, repacks=self._repacks)
-        if (measured := self._measured(spec, whole)) is not None:
-            if _has_room(measured, rooms):
-                return msgspec.structs.replace(whole, memory=measured)
-            rooms = _corrected(rooms, whole.memory, measured)
-        found = fitting.fit(shape, spec.wanted, rooms, repacks=self._repacks)
+        found, left = whole, rooms
+        # What was measured for one way to run it corrects the estimates of others, until one of them has room.
+        for _ in range(_MAX_CORRECTIONS):
+            if (measured := self._measured(spec, found)) is not None:
+                if _has_room(measured, rooms):
+                    return msgspec.structs.replace(found, memory=measured)
+                left = _corrected(rooms, found.memory, measured)
+            elif found is not whole:
+                return found
+            found = fitting.fit(shape, spec.wanted, left, repacks=self._repacks)
         return msgspec.structs.replace(found, memory=self._measured(spec, found) or found.memory)
 
     def step_down(self, spec: ModelSpec, last: Fit, rooms: tuple[Room, ...]) -> Fit | None:
@@ -85,13 +91,13 @@ class Planner:
 
 def measured_memory(info: Ready, estimated: MemoryUse) -> MemoryUse:
     """By device, from llama.cpp's buffers; a GPU's overhead is the driver's and stays as it was estimated."""
-    found: MemoryUse = {}
+    found: MemoryUse = {RAM: DeviceMemory()}
     for buffer in info.buffers:
-        device = _device(buffer)
+        device = _device(buffer, estimated)
         before = found.get(device, DeviceMemory())
         field = {"weights": "weights_bytes", "kv": "kv_bytes"}.get(buffer.kind, "compute_bytes")
         found[device] = msgspec.structs.replace(before, **{field: getattr(before, field) + buffer.n_bytes})
-    in_ram = sum(b.n_bytes for b in info.buffers if _device(b) == RAM and b.device != _MAPPED)
+    in_ram = sum(b.n_bytes for b in info.buffers if _device(b, estimated) == RAM and b.device != _MAPPED)
     for device, memory in found.items():
         overhead = estimated[device].overhead_bytes if device in estimated else 0
         if device == RAM and info.anonymous_bytes:
@@ -100,21 +106,33 @@ def measured_memory(info: Ready, estimated: MemoryUse) -> MemoryUse:
     return found
 
 
-def _device(buffer: Buffer) -> str:
-    is_ram = buffer.device.startswith(_RAM_PREFIXES) or buffer.device.endswith(_RAM_SUFFIX)
-    return RAM if is_ram else buffer.device
+def _device(buffer: Buffer, estimated: MemoryUse) -> str:
+    if buffer.device.startswith(_RAM_PREFIXES) or buffer.device.endswith(_RAM_SUFFIX):
+        return RAM
+    # A GPU may have several types of buffers: Metal has Metal_Mapped and Metal_Private beside it.
+    return next((device for device in estimated if buffer.device.startswith(f"{device}_")), buffer.device)
 
 
 def _has_room(memory: MemoryUse, rooms: tuple[Room, ...]) -> bool:
+    n_bytes = {device: use.total_bytes for device, use in memory.items()}
+    shared = sum(n_bytes.get(room.device, 0) for room in rooms if room.is_unified)
+    n_bytes[RAM] = n_bytes.get(RAM, 0) + shared
     free = {room.device: room.free_bytes for room in rooms}
-    return all(use.total_bytes <= free.get(device, 0) for device, use in memory.items())
+    return all(wanted <= free.get(device, 0) for device, wanted in n_bytes.items())
 
 
 def _corrected(rooms: tuple[Room, ...], estimated: MemoryUse, measured: MemoryUse) -> tuple[Room, ...]:
-    """Rooms that are smaller by what the estimate was too small for."""
+    """Rooms that are smaller by what the estimate was too small for; a GPU that is unified has RAM's."""
 
     def missing(device: str) -> int:
         guess = estimated[device].total_bytes if device in estimated else 0
         return max(0, measured[device].total_bytes - guess) if device in measured else 0
 
-    return tuple(msgspec.structs.replace(room, free_bytes=room.free_bytes - missing(room.device)) for room in rooms)
+    shared = missing(RAM) + sum(missing(room.device) for room in rooms if room.is_unified)
+    return tuple(
+        msgspec.structs.replace(
+            room,
+            free_bytes=room.free_bytes - (shared if room.is_unified or room.device == RAM else missing(room.device)),
+        )
+        for room in rooms
+    )

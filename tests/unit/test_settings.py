@@ -57,6 +57,26 @@ def test_a_bad_variable_names_itself_its_value_and_what_is_wanted(
         ("port = -1", "port=-1: want greater than or equal to 0"),
         ("prot = 1", "prot in appliance.toml: there is no such setting; did you mean port?"),
         ("port =", "appliance.toml: "),
+        ("[models.a]\nn_ctx = 3", "models.a.n_ctx=3 in appliance.toml: want greater than or equal to 64"),
+        ("[models.a]\nttl = 3", "models.a.ttl in appliance.toml: there is no such setting; did you mean ttl_s?"),
+        ("[models.a]\ntype_k = 'q2'", "models.a.type_k=q2 in appliance.toml: want 'f32', "),
+        ("[models.a]\naliases = 'x'", "models.a.aliases=x in appliance.toml: want a valid list"),
+        ("[models.a]\naliases = ['x@y']", "models.a.aliases.0=x@y in appliance.toml: want a name that isn't empty"),
+        ("[models.a]\naliases = ['']", "models.a.aliases.0= in appliance.toml: want a name that isn't empty"),
+        (
+            "n_batch = 64\n[models.a]\nmax_running = 65",
+            "models.a.max_running=65 in appliance.toml: want at most n_batch, which is 64",
+        ),
+        (
+            "[models.a.sampling]\ntemperature = 9",
+            "models.a.sampling.temperature=9 in appliance.toml: want less than or equal to 2",
+        ),
+        (
+            "[models.a.sampling]\ntemprature = 1",
+            "models.a.sampling.temprature in appliance.toml: there is no such setting; did you mean temperature?",
+        ),
+        ("[models.a-1.5b]\nn_ctx = 64", "models.a-1.5b in appliance.toml: there is no such setting; a model's name"),
+        ("models = 3", "models=3: want a valid dictionary"),
     ],
 )
 def test_a_bad_file_names_the_place(tmp_path: Path, text: str, message: str) -> None:
