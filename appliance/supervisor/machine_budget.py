@@ -58,7 +58,7 @@ class MachineBudget:
         return tuple(rooms)
 
     def lost_gpus(self) -> str | None:
-        return self._gpus.read().lost
+        return self._gpus.read().lost if self._devices else None
 
     def _ram_room(self, bookings: Sequence[Booking], freed: Sequence[Booking]) -> int:
         unified = [device.name for device in self._devices if device.is_unified]
