@@ -60,14 +60,14 @@ def history(
         found = client.get_json(f"/admin/history?since_s={since_s}")
     if json:
         return print_json(found)
-    typer.echo(f"{'time':8}  {'run':>3} {'wait':>4}  {'prompt/s':>8} {'answer/s':>8}  {'KV':>4}  {'CPU':>4}  {'RAM':>9}")
+    typer.echo(
+        f"{'time':8}  {'run':>3} {'wait':>4}  {'prompt/s':>8} {'answer/s':>8}  {'KV':>4}  {'CPU':>4}  {'RAM':>9}"
+    )
     before = None
     for now in found["snapshots"]:
         if before is not None:
             seconds = max(now["time_s"] - before["time_s"], 1e-3)
-            prompt, answer = (
-                (now[name] - before[name]) / seconds for name in ("prompt_tokens", "completion_tokens")
-            )
+            prompt, answer = ((now[name] - before[name]) / seconds for name in ("prompt_tokens", "completion_tokens"))
             kv = now["kv_used_tokens"] / now["kv_total_tokens"] if now["kv_total_tokens"] else 0.0
             at = time.strftime("%H:%M:%S", time.localtime(now["time_s"]))
             typer.echo(
