@@ -137,8 +137,10 @@ class ModelHost:
             self._end_failed(error)
             raise
         except BaseException:
-            await self._kill()
-            self._set("stored")
+            try:
+                await self._kill()
+            finally:
+                self._set("stored")
             raise
 
     async def unload(self, drain_s: float) -> None:
@@ -147,7 +149,8 @@ class ModelHost:
         if client is None or self.state not in ("ready", "draining"):
             return
         self.is_wanted = False
-        self._set("draining")
+        if self.state == "ready":
+            self._set("draining")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
                 await self._idle.wait()

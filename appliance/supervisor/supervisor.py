@@ -170,12 +170,15 @@ class Supervisor:
         host.is_wanted = False
         if loading is not None:
             host.refuse(EngineUnavailable(f"{host.spec.stored.name} was unloaded by an operator", retry_after_s=30))
-            loading.cancel()
+            if not loading.cancelling():  # else its process is being ended already
+                loading.cancel()
             await asyncio.wait([loading])
-            if self._loads.pop(key, None) is not None:  # it had not begun
+            if self._loads.get(key) is loading:  # it had not begun
+                del self._loads[key]
                 host.release()
         else:
-            await self._unload(host, self._rules.drain_s, reason)
+            # Goes on to its end, whatever becomes of who waits for it.
+            await asyncio.shield(self._run(self._unload(host, self._rules.drain_s, reason)))
         return True
 
     def forget_all_but(self, keys: Collection[str]) -> None:
@@ -368,5 +371,6 @@ class Supervisor:
 
     async def _forget(self, host: ModelHost) -> None:
         await self.unload(host.key, "gone")
-        if host.state in ("stored", "failed") and not host.n_waiting and not host.memory:
-            self.hosts.pop(host.key, None)
+        is_there = self.hosts.get(host.key) is host
+        if is_there and host.state in ("stored", "failed") and not host.n_waiting and not host.memory:
+            del self.hosts[host.key]
