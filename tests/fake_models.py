@@ -35,30 +35,47 @@ def shape(n_bytes: int, *, n_layers: int = 10) -> ModelShape:
 
 
 def publish_fakes(
-    folder: Path, models: Mapping[str, GGUFHeader], *, note: str = "", shapes: Mapping[str, ModelShape] | None = None
+    folder: Path,
+    models: Mapping[str, GGUFHeader],
+    *,
+    note: str = "",
+    shapes: Mapping[str, ModelShape] | None = None,
+    n_versions: int = 1,
+    aliases: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
-    """Writes ``models.lock`` and a store for ``models`` into ``folder``."""
+    """Writes ``models.lock`` and a store for ``models`` into ``folder``; the newest version is :func:`digest`'s 0."""
     lock = folder / "models.lock"
     lock.write_text(f"schema = {SCHEMA}\n")
     for name, header in models.items():
-        sha256 = hashlib.sha256(name.encode()).hexdigest()
         template = hashlib.sha256((header.chat_template or "").encode()).hexdigest()
-        gguf = Gguf(sha256=sha256, size_bytes=4, chat_template_sha256=template, n_ctx_train=header.n_ctx_train)
-        entry = Entry(name, "unknown", (Version(FileSource(f"{name}.gguf"), "F32", gguf=gguf),), note=note)
+        versions = []
+        for number in range(n_versions):
+            gguf = Gguf(digest(name, number), 4, chat_template_sha256=template, n_ctx_train=header.n_ctx_train)
+            versions.append(Version(FileSource(f"{name}.gguf"), "F32", gguf=gguf))
+            _publish(folder, name, number, header, (shapes or {}).get(name, ModelShape()))
+        entry = Entry(name, "unknown", tuple(versions), aliases=(aliases or {}).get(name, ()), note=note)
         change_lock(lock, lambda before, entry=entry: with_entry(before, entry))  # type: ignore[misc]
-        place = folder / name / sha256[:12]
-        place.mkdir(parents=True)
-        (place / "model.gguf").write_bytes(b"GGUF")
-        status = (place / "model.gguf").stat()
-        record = Record(
-            schema=RECORD_SCHEMA,
-            name=name,
-            gguf_sha256=sha256,
-            gguf_bytes=4,
-            mtime_ns=status.st_mtime_ns,
-            inode=status.st_ino,
-            quantization="F32",
-            header=header,
-            shape=(shapes or {}).get(name, ModelShape()),
-        )
-        (place / "record.json").write_bytes(msgspec.json.encode(record))
+
+
+def digest(name: str, number: int = 0) -> str:
+    """What stands for the hash of a version's file."""
+    return hashlib.sha256(f"{name}{number or ''}".encode()).hexdigest()
+
+
+def _publish(folder: Path, name: str, number: int, header: GGUFHeader, shape: ModelShape) -> None:
+    place = folder / name / digest(name, number)[:12]
+    place.mkdir(parents=True)
+    (place / "model.gguf").write_bytes(b"GGUF")
+    status = (place / "model.gguf").stat()
+    record = Record(
+        schema=RECORD_SCHEMA,
+        name=name,
+        gguf_sha256=digest(name, number),
+        gguf_bytes=4,
+        mtime_ns=status.st_mtime_ns,
+        inode=status.st_ino,
+        quantization="F32",
+        header=header,
+        shape=shape,
+    )
+    (place / "record.json").write_bytes(msgspec.json.encode(record))

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from appliance.api.app import AppOptions, create_app
 from appliance.api.server import Server, ServerOptions
@@ -32,8 +33,9 @@ from appliance.supervisor.budget import FixedBudget
 from appliance.supervisor.host import ModelHost
 from appliance.supervisor.planner import Planner
 from appliance.supervisor.spec import ModelSpec
-from appliance.supervisor.supervisor import Supervisor
-from tests.fake_models import HEADER, publish_fakes
+from appliance.supervisor.supervisor import Rules, Supervisor
+from tests.fake_backend import fake_path
+from tests.fake_models import HEADER, publish_fakes, shape
 
 MODEL = "fake"
 
@@ -95,26 +97,43 @@ async def run_gateway(
     cors_origins: tuple[str, ...] = (),
     max_body_bytes: int = 8 << 20,
     module: str = "tests.fake_engine",
+    models: Mapping[str, int] | None = None,
+    n_versions: int = 1,
+    limits: dict[str, int] | None = None,
+    orders: dict[str, dict[str, Any]] | None = None,
+    rules: Rules | None = None,
+    is_loaded: bool = True,
+    **settings: Any,
 ) -> AsyncIterator[Gateway]:
-    """A gateway that is ready. Its admin token is in ``gateway.admin``."""
+    """A gateway that is ready, unless not ``is_loaded``. Its admin token is in ``gateway.admin``.
+
+    ``models``: the bytes of each, of which the first is the default; ``limits``: those of each device. ``orders`` are
+    fields of :class:`FakeModel` for each model, by its name or NAME@VERSION; they may be changed while it runs.
+    """
     config = config or engine_config()
+    orders = orders if orders is not None else {}
 
     def spawn(spec: ModelSpec, fit: Fit) -> EngineProcess:
-        return EngineProcess(config, log_level="info", log_format="console", module=module)
+        found = orders.get(spec.key, orders.get(spec.stored.name))
+        told = msgspec.structs.replace(config, model_path=fake_path(**found)) if found is not None else config
+        return EngineProcess(told, log_level="info", log_format="console", module=module)
 
     with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        publish_fakes(folder, {MODEL: header}, note="a fake")
-        settings = Settings(
+        sizes = models or {MODEL: 0}
+        shapes = {name: shape(n_bytes) for name, n_bytes in sizes.items()}
+        publish_fakes(folder, dict.fromkeys(sizes, header), note="a fake", shapes=shapes, n_versions=n_versions)
+        in_force = Settings(
             models_dir=folder,
             models_lock=folder / "models.lock",
             state_dir=folder,
             max_running=min(config.max_running, max_open),
             max_waiting=max(0, max_open - config.max_running),
+            **settings,
         )
-        catalog = Catalog(settings, ModelStore(folder))
-        supervisor = Supervisor(spawn, FixedBudget({RAM: 1 << 40}), Planner())
-        state = compose(settings, catalog, supervisor, MachineProbe({}), RecentLines())
+        catalog = Catalog(in_force, ModelStore(folder))
+        supervisor = Supervisor(spawn, FixedBudget(limits or {RAM: 1 << 40}), Planner(), rules)
+        state = compose(in_force, catalog, supervisor, MachineProbe({}), RecentLines())
         options = AppOptions(
             keys=KeyFile(keys) if keys is not None else None,
             admin=AdminToken(folder),
@@ -127,7 +146,8 @@ async def run_gateway(
         serving = asyncio.create_task(running.run_until_stopped(listener, supervisor.stop))
         async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http:
             try:
-                await supervisor.load(catalog.resolve(None).spec)
+                if is_loaded:
+                    await supervisor.load(catalog.resolve(None).spec)
                 admin = (folder / "admin-token").read_text().strip()
                 yield Gateway(url, http, supervisor, running, state, {"Authorization": f"Bearer {admin}"})
             finally:
