@@ -187,13 +187,16 @@ class Catalog:
     def meant(self, name: str, version: str) -> ServedModel:
         """What :meth:`use` would make current. Raises ModelNotFound or ConfigError."""
         entry = self.entry(name)
-        stored = meant_version(entry, version, self._store, self._versions)
+        stored = meant_version(entry, version or name.partition("@")[2], self._store, self._versions)
         return self._served_as(entry, stored)
 
     def use(self, name: str, version: str) -> ServedModel:
-        """Makes a version current; ``previous`` goes back. Raises ModelNotFound or ConfigError."""
+        """Makes a version current, by default that of NAME@VERSION; ``previous`` goes back.
+
+        Raises ModelNotFound or ConfigError.
+        """
         entry = self.entry(name)
-        choose_version(entry, version, self._store, self._versions)
+        choose_version(entry, version or name.partition("@")[2], self._store, self._versions)
         self._read()
         return self.resolve(entry.name)
 

@@ -205,6 +205,8 @@ def test_a_version_is_made_current_and_left_again_and_the_next_server_knows_it(p
     assert catalog.resolve("a").spec.key == key("a", 1)
     catalog.use("a", "")
     assert catalog.resolve("a").spec.key == key("a")
+    catalog.use(f"a@{digest('a', 1)[:8]}", "")
+    assert catalog.resolve("a").spec.key == key("a", 1)
 
 
 def test_there_is_no_previous_version_before_one_was_chosen(place: Place) -> None:
