@@ -27,7 +27,7 @@ from appliance.models.gguf_header import GGUFHeader
 from appliance.models.store import ModelStore
 from appliance.service.activity import Activity
 from appliance.service.catalog import Catalog
-from appliance.settings import Settings
+from appliance.settings import ModelSettings, Settings
 from appliance.state.keys import AdminToken, KeyFile
 from appliance.supervisor.budget import FixedBudget
 from appliance.supervisor.host import ModelHost
@@ -103,12 +103,13 @@ async def run_gateway(
     orders: dict[str, dict[str, Any]] | None = None,
     rules: Rules | None = None,
     is_loaded: bool = True,
-    **settings: Any,
+    own: dict[str, ModelSettings] | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway that is ready, unless not ``is_loaded``. Its admin token is in ``gateway.admin``.
 
     ``models``: the bytes of each, of which the first is the default; ``limits``: those of each device. ``orders`` are
     fields of :class:`FakeModel` for each model, by its name or NAME@VERSION; they may be changed while it runs.
+    ``own``: settings of single models.
     """
     config = config or engine_config()
     orders = orders if orders is not None else {}
@@ -129,7 +130,7 @@ async def run_gateway(
             state_dir=folder,
             max_running=min(config.max_running, max_open),
             max_waiting=max(0, max_open - config.max_running),
-            **settings,
+            models=own or {},
         )
         catalog = Catalog(in_force, ModelStore(folder))
         supervisor = Supervisor(spawn, FixedBudget(limits or {RAM: 1 << 40}), Planner(), rules)

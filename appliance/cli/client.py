@@ -71,7 +71,7 @@ class Client:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
         if response.status_code not in accept:
-            raise ServerError(_message(response))
+            raise self._refused(response)
         return response.json()
 
     def follow(self, path: str) -> Generator[dict[str, Any], None, None]:
@@ -95,7 +95,7 @@ class Client:
             with self._http.stream(method, path, json=body) as response:
                 if response.status_code != 200:
                     response.read()
-                    raise ServerError(_message(response))
+                    raise self._refused(response)
                 for line in response.iter_lines():
                     if line.startswith(":"):
                         on_comment(line[1:].strip())
@@ -111,6 +111,15 @@ class Client:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
         raise ServerError("the server closed the connection before the answer was complete")
+
+    def _refused(self, response: httpx.Response) -> ServerError:
+        message = _message(response)
+        if response.status_code == 401 and "Authorization" not in self._http.headers:
+            message += (
+                f"; there is none in {settings.load().state_dir}: run this as the server's user and with its "
+                f"APPLIANCE_STATE_DIR, or set {settings.KEY_VARIABLE}"
+            )
+        return ServerError(message)
 
     def _unreachable(self, error: httpx.HTTPError | httpx.InvalidURL) -> ServerError:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):

@@ -63,6 +63,8 @@ def history(
     typer.echo(
         f"{'time':8}  {'run':>3} {'wait':>4}  {'prompt/s':>8} {'answer/s':>8}  {'KV':>4}  {'CPU':>4}  {'RAM':>9}"
     )
+    if len(found["snapshots"]) < 2:
+        typer.echo(f"nothing yet: the server takes a snapshot every {found['interval_s']:g} s")
     before = None
     for now in found["snapshots"]:
         if before is not None:

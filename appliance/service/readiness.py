@@ -26,8 +26,7 @@ class Readiness:
 
 def readiness(catalog: Catalog, supervisor: Supervisor) -> Readiness:
     """By the default model. Others may fail, or be away while another has their memory: requests bring them back."""
-    for host in supervisor.hosts.values():
-        supervisor.ledger.recheck(host)
+    supervisor.ledger.recheck_all()
     # Of several versions of a model, one that has an engine is shown.
     hosts = sorted(supervisor.hosts.values(), key=lambda host: host.client is not None)
     models = {host.spec.stored.name: _state(host) for host in hosts}

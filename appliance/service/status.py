@@ -30,6 +30,7 @@ from appliance.supervisor.supervisor import Supervisor
 
 def snapshot(catalog: Catalog, supervisor: Supervisor, activity: Activity) -> Status:
     default = catalog.default_if_any
+    supervisor.ledger.recheck_all()
     return Status(
         time_s=time.time(),
         default=default,
@@ -42,6 +43,7 @@ def snapshot(catalog: Catalog, supervisor: Supervisor, activity: Activity) -> St
 def versions(catalog: Catalog, supervisor: Supervisor) -> list[Version]:
     """Every version of models.lock, and what becomes of it."""
     default = catalog.default_if_any
+    supervisor.ledger.recheck_all()
     return [_version(listed, supervisor, default) for listed in catalog.all()]
 
 

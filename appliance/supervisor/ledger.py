@@ -44,10 +44,13 @@ class Ledger:
         """Where a model would lie if these had made way. Raises DoesNotFit."""
         return self._planner.fit(self._hosts[key].spec, self.rooms((*freed, key)))
 
-    def recheck(self, host: ModelHost) -> None:
-        """Forgets why a model was not loaded if that holds no more; nothing is loaded."""
-        if host.state != "stored" or host.error is None:
-            return
+    def recheck_all(self) -> None:
+        """Forgets why models were refused where that holds no more; nothing is loaded."""
+        for host in self._hosts.values():
+            if host.state == "stored" and host.error is not None:
+                self._recheck(host)
+
+    def _recheck(self, host: ModelHost) -> None:
         others = [other.key for other in self._hosts.values() if other.memory and not other.spec.is_pinned]
         try:
             self.place(host.key, others)

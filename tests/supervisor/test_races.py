@@ -339,10 +339,10 @@ async def test_why_a_model_was_refused_is_forgotten_once_it_would_fit() -> None:
         with pytest.raises(DoesNotFit):
             await room.ask(b)
         host = room.host(b)
-        room.supervisor.ledger.recheck(host)
+        room.supervisor.ledger.recheck_all()
         assert isinstance(host.error, DoesNotFit)
         await room.supervisor.unload(a.key, "operator")
-        room.supervisor.ledger.recheck(host)
+        room.supervisor.ledger.recheck_all()
         assert host.error is None
 
 

@@ -73,6 +73,10 @@ def _post(model: str, action: str, url: str | None, *, json: bool) -> None:
 def _path(model: str, action: str) -> str:
     from urllib.parse import quote
 
+    from appliance.errors import ModelNotFound
+
+    if not model.strip("./"):  # a path would change its meaning
+        raise ModelNotFound(f"'{model}' is no model's name; `appliance models ls` lists them")
     return f"/admin/models/{quote(model, safe='')}/{action}"
 
 
@@ -104,7 +108,8 @@ def _line(model: dict[str, Any]) -> str:
     if model["idle_s"] is not None:
         words.append(f"idle for {model['idle_s']:.0f} s")
     if model["retry_in_s"] is not None:
-        words.append(f"tried again in {model['retry_in_s']:.0f} s")
+        is_over = model["retry_in_s"] == 0
+        words.append("the next request tries again" if is_over else f"not tried again for {model['retry_in_s']:.0f} s")
     lines = ["  ".join(words)]
     if model["error"]:
         lines.append(f"  error: {model['error']}")
