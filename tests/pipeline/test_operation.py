@@ -94,15 +94,17 @@ def test_models_that_are_not_fully_pinned_say_what_to_do(place: Workplace) -> No
     assert place.hub.requests == []
 
 
-def test_what_would_end_a_build_late_ends_it_before_anything_is_fetched(place: Workplace) -> None:
-    files = {"model.safetensors": bytes(2000), "config.json": b"{}"}
-    place.hub.repos["org/M"] = Repo(files)
-    place.run("add", "org/M")
-    n_requests = len(place.hub.requests)
+def test_a_missing_converter_ends_a_build_before_anything_is_fetched(place: Workplace) -> None:
+    n_requests = pin_small(place)
     place.more["APPLIANCE_CONVERTER_PYTHON"] = "/nonexistent/python"
     said = place.run("build", "m", status=1)
     assert "the converter's environment is not there (/nonexistent/python); install it with `make convert`" in said
-    del place.more["APPLIANCE_CONVERTER_PYTHON"]
+    assert len(place.hub.requests) == n_requests
+
+
+@pytest.mark.model  # wants the converter
+def test_a_disk_that_is_too_small_ends_a_build_before_anything_is_fetched(place: Workplace) -> None:
+    n_requests = pin_small(place)
     # The files themselves would fit.
     free = shutil.disk_usage(place.models).free
     entry = place.lock.entry("m")
@@ -116,6 +118,13 @@ def test_what_would_end_a_build_late_ends_it_before_anything_is_fetched(place: W
     said = place.run("build", "m", status=1)
     assert re.search(r"the files of org/M and what is made of them take [\d.]+ GB, .* has [\d.]+ GB left", said)
     assert len(place.hub.requests) == n_requests
+
+
+def pin_small(place: Workplace) -> int:
+    """Pins a model of the hub; how many requests that took."""
+    place.hub.repos["org/M"] = Repo({"model.safetensors": bytes(2000), "config.json": b"{}"})
+    place.run("add", "org/M")
+    return len(place.hub.requests)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much memory was taken at most")
