@@ -75,18 +75,6 @@ def test_lines_of_many_threads_have_a_number_each_in_ascending_order() -> None:
     assert len({line for _, line in found}) == n_threads * n_lines
 
 
-@pytest.fixture
-def root_logger() -> Iterator[None]:
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    own_level = logging.getLogger("appliance").level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
-    logging.getLogger("appliance").setLevel(own_level)
-
-
-@pytest.mark.usefixtures("root_logger")
 def test_what_is_logged_is_kept_as_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     recent = RecentLines()
     logs.configure("info", "console", recent)
