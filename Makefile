@@ -13,7 +13,7 @@ BENCH   := $(VENV)/.bench-$(WHEEL)
 CONVERT := $(VENV)-convert/.converter
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv convert test torture check format lock clean bench bench-full
+.PHONY: help run venv convert test torture lint check format lock clean bench bench-full
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,11 +34,13 @@ torture: $(DEV) $(CONVERT) ## Kill each stage of a model's build at 20 random mo
 	@$(BIN)/appliance models fetch
 	TORTURE_POINTS=20 $(BIN)/pytest -v tests/pipeline/test_torture.py
 
-check: $(DEV) ## Format, lint, types, import contracts, and the tests that need no model
+lint: $(DEV) ## Format, lint, types and import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint ## The same, and the tests that need no model
 	$(BIN)/pytest -m "not model"
 
 format: $(DEV) ## Bring the code into shape
