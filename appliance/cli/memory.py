@@ -28,7 +28,7 @@ def machine_budget(config: Settings, gpus: GPUProbe) -> MachineBudget:
     """Raises ConfigError for a limit that is no size."""
     return MachineBudget(
         gpus,
-        compute_devices(gpus),
+        lambda: compute_devices(gpus),
         ram_limit_bytes=_limit(config.ram_limit, "ram_limit"),
         gpu_limit_bytes=_limit(config.gpu_memory_limit, "gpu_memory_limit"),
     )
@@ -44,9 +44,7 @@ def planner(config: Settings, gpus: GPUProbe) -> Planner:
 
 
 def compute_devices(gpus: GPUProbe) -> tuple[ComputeDevice, ...]:
-    """The GPUs that llama.cpp computes on. It is asked only if there are any, since that takes a second."""
-    if not gpus.read().usable:
-        return ()
+    """The GPUs that llama.cpp computes on."""
     from appliance.engine.devices import LlamaBuild
 
     try:

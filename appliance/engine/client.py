@@ -314,7 +314,8 @@ class EngineClient:
             self._streams.clear()
             await self._process.end(END_GRACE_S)
             if not self._ready.done():
-                reason = f"the engine process {self._process.exit_reason(' while it loaded the model')}"
+                why = self._kill_reason or self._process.exit_reason(" while it loaded the model")
+                reason = f"the engine process {why}"
                 # On some failures to allocate, ggml aborts the process.
                 ran_out = self._process.ran_out_of_memory
                 self._fail_to_load(EngineOutOfMemory(reason) if ran_out else EngineCrashed(reason))

@@ -71,6 +71,8 @@ class ModelStore:
     def __init__(self, root: Path, image_root: Path | None = None) -> None:
         self._root = root
         self._roots = (root,) if image_root is None else (image_root, root)
+        # What was hashed since the start: where records can't be written, they still hold as long as this lives.
+        self._checked: dict[Path, Record] = {}
 
     def find(self, entry: Entry, preferred_sha256: str | None = None) -> StoredModel | None:
         """The published version of this hash or, without one, the newest whose bytes are those of the lock.
@@ -179,7 +181,7 @@ class ModelStore:
         for root in self._roots:
             folder = _folder(root, entry.name, version.gguf)
             if (folder / "record.json").exists():
-                stored = _check(folder, entry, version, version.gguf, advance)
+                stored = _check(folder, entry, version, version.gguf, self._checked, advance)
                 return msgspec.structs.replace(stored, template_override=self._template(entry, version))
         return None
 
@@ -222,16 +224,25 @@ def _check_companion(path: Path, companion: Companion, digest: str) -> None:
         )
 
 
-def _check(folder: Path, entry: Entry, version: Version, gguf: Gguf, advance: Advance | None = None) -> StoredModel:
+def _check(
+    folder: Path,
+    entry: Entry,
+    version: Version,
+    gguf: Gguf,
+    checked: dict[Path, Record],
+    advance: Advance | None = None,
+) -> StoredModel:
     """Reads the file if it isn't the one whose hash was checked, or to be told how far it is (``advance``)."""
     path = folder / "model.gguf"
     try:
         status = path.stat()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; delete its folder and fetch the model again") from None
-    record = _read_record(folder / "record.json")
     stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
-    is_known = record is not None and stamp == (record.gguf_bytes, record.mtime_ns, record.inode)
+    record = checked.get(folder)
+    if record is None or stamp != _stamp_of(record):
+        record = _read_record(folder / "record.json")
+    is_known = record is not None and stamp == _stamp_of(record)
     if record is not None and is_known and advance is None:
         return StoredModel(path, record, entry.note)
     # Touched since it was published, copied, restored from a backup, or of another release: the bytes decide.
@@ -244,7 +255,13 @@ def _check(folder: Path, entry: Entry, version: Version, gguf: Gguf, advance: Ad
     if record is not None and is_known:
         return StoredModel(path, record, entry.note)
     contents = (record.header, record.shape) if record is not None else _read_contents(path)
-    return _write_record(folder, entry, version, gguf, contents)
+    stored = _write_record(folder, entry, version, gguf, contents)
+    checked[folder] = stored.record
+    return stored
+
+
+def _stamp_of(record: Record) -> tuple[int, int, int]:
+    return record.gguf_bytes, record.mtime_ns, record.inode
 
 
 def _write_record(

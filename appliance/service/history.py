@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from appliance.schemas.admin import GPUSnapshot, History, Snapshot
 from appliance.service.activity import Activity
 from appliance.service.status import latencies
 from appliance.supervisor.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
 
 INTERVAL_S = 2.0
 KEPT_S = 600.0
@@ -48,7 +51,10 @@ class HistoryKeeper:
     async def keep(self) -> None:
         """Takes snapshots until it is cancelled."""
         while True:
-            self._ring.append(self._snapshot(await asyncio.to_thread(self._machine)))
+            try:
+                self._ring.append(self._snapshot(await asyncio.to_thread(self._machine)))
+            except Exception:  # a driver or a disk that answers oddly once must not end the curves
+                log.exception("snapshot_failed")
             await asyncio.sleep(INTERVAL_S)
 
     def history(self, since_s: float = 0.0) -> History:

@@ -240,6 +240,8 @@ class ModelHost:
         self.release()
         if self.state == "failed":  # by fail(), which said why
             return
+        # One that has served comes back by itself, so that readiness doesn't wait for a request.
+        self.is_wanted = self.is_wanted or self.has_been_ready
         # One that was never loaded isn't tried again at once.
         self._n_ends_in_a_row = max(1, self._n_ends_in_a_row)
         self._back_off(error)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from appliance.hardware.cgroup import SYSTEM
 from appliance.hardware.fit import Room
-from appliance.hardware.gpus import GPU, GPUProbe
+from appliance.hardware.gpus import GPU, GPUProbe, GPUs
 from appliance.hardware.memory_use import RAM
 from appliance.hardware.ram import read_ram
 from appliance.supervisor.budget import Booking, booked
@@ -33,15 +33,21 @@ class MachineBudget:
     def __init__(
         self,
         gpus: GPUProbe,
-        devices: Sequence[ComputeDevice] = (),
+        find_devices: Callable[[], Sequence[ComputeDevice]] = tuple,
         *,
         ram_limit_bytes: int | None = None,
         gpu_limit_bytes: int | None = None,
         root: Path = SYSTEM,
     ) -> None:
-        """``devices`` are what llama.cpp computes on beside the processor. Limits are for all models together."""
+        """``find_devices`` asks llama.cpp what it computes on beside the processor, which takes a second.
+
+        It is called only if the driver knows of GPUs, and again when others are there. Limits are for all models.
+        """
         self._gpus = gpus
-        self._devices = tuple(devices)
+        self._find_devices = find_devices
+        self._devices: tuple[ComputeDevice, ...] = ()
+        self._asked_about: frozenset[str | None] = frozenset()
+        self._look_for_devices(gpus.read())
         self._ram_limit_bytes = ram_limit_bytes
         self._gpu_limit_bytes = gpu_limit_bytes
         self._root = root
@@ -58,7 +64,17 @@ class MachineBudget:
         return tuple(rooms)
 
     def lost_gpus(self) -> str | None:
-        return self._gpus.read().lost if self._devices else None
+        """See :class:`appliance.supervisor.budget.Budget`. Blocks while the driver answers."""
+        gpus = self._gpus.read()
+        if not self._devices:
+            self._look_for_devices(gpus)
+        return gpus.lost if self._devices else None
+
+    def _look_for_devices(self, gpus: GPUs) -> None:
+        there = frozenset(gpu.pci_bus_id for gpu in gpus.usable)
+        if there != self._asked_about:
+            self._asked_about = there
+            self._devices = tuple(self._find_devices()) if there else ()
 
     def _ram_room(self, bookings: Sequence[Booking], freed: Sequence[Booking]) -> int:
         unified = [device.name for device in self._devices if device.is_unified]

@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from appliance.engine.messages import Buffer, Ready
-from appliance.errors import GPUMissing
+from appliance.errors import DoesNotFit, GPUMissing
 from appliance.hardware import fit as fitting
 from appliance.hardware.estimate import RunShape
 from appliance.hardware.fit import Fit, Room
@@ -55,6 +55,12 @@ class Planner:
         """
         if spec.require_gpu and len(rooms) == 1:
             raise GPUMissing(f"{spec.stored.name} wants a GPU (require_gpu): {self._why_no_gpu()}")
+        try:
+            return self._fit(spec, rooms)
+        except DoesNotFit as error:
+            raise DoesNotFit(f"{spec.stored.name}: {error.message}") from None
+
+    def _fit(self, spec: ModelSpec, rooms: tuple[Room, ...]) -> Fit:
         shape = spec.stored.record.shape
         plenty = tuple(msgspec.structs.replace(room, free_bytes=_PLENTY) for room in rooms)
         whole = fitting.fit(shape, spec.wanted, plenty, repacks=self._repacks)

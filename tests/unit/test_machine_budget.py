@@ -7,7 +7,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from appliance.hardware.gpus import GPUProbe
+from appliance.hardware.gpus import GPU, GPUProbe
 from appliance.hardware.memory_use import GIB, RAM, DeviceMemory
 from appliance.supervisor.budget import Booking
 from appliance.supervisor.machine_budget import GPU_RESERVE_BYTES, ComputeDevice, MachineBudget
@@ -34,8 +34,11 @@ def group(root: Path, folder: str, *, limit_gib: int, used_gib: int, file_gib: i
     )
 
 
-def budget(root: Path, *gpus: FakeGPU, devices: tuple[ComputeDevice, ...] = (), **limits: int) -> MachineBudget:
-    return MachineBudget(GPUProbe(FakeNVML(*gpus), root=root, apple=lambda: None), devices, root=root, **limits)
+def budget(
+    root: Path, *gpus: FakeGPU, devices: tuple[ComputeDevice, ...] = (), apple: GPU | None = None, **limits: int
+) -> MachineBudget:
+    probe = GPUProbe(FakeNVML(*gpus), root=root, apple=lambda: apple)
+    return MachineBudget(probe, lambda: devices, root=root, **limits)
 
 
 def booking(*, pid: int | None = None, is_settled: bool = True, **gib: int) -> Booking:
@@ -130,7 +133,7 @@ def test_a_gpu_limit_is_for_all_models_together(tmp_path: Path) -> None:
 
 def test_where_nobody_says_what_a_gpu_has_free_all_that_was_booked_is_taken_off(tmp_path: Path) -> None:
     """As of other makers' GPUs: what was free at the start is all that is known."""
-    found = budget(machine(tmp_path), devices=(ComputeDevice("Vulkan0", free_bytes=16 * GIB),))
+    found = budget(machine(tmp_path), FakeGPU(), devices=(ComputeDevice("Vulkan0", free_bytes=16 * GIB),))
     assert gpu_gib(found, booking(Vulkan0=10)) == 6
 
 
@@ -138,6 +141,31 @@ def test_a_driver_that_does_not_say_how_much_is_free_is_helped_out(tmp_path: Pat
     card = FakeGPU()
     card.not_supported = {"nvmlDeviceGetMemoryInfo"}
     assert gpu_gib(budget(machine(tmp_path), card, devices=(CUDA0,)), booking(CUDA0=5)) == 15
+
+
+def test_a_gpu_whose_driver_comes_later_is_used(tmp_path: Path) -> None:
+    nvml = FakeNVML(FakeGPU())
+    nvml.init_error = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+    probe = GPUProbe(nvml, root=tmp_path, apple=lambda: None)
+    found = MachineBudget(probe, lambda: (CUDA0,), root=machine(tmp_path))
+    assert [room.device for room in found.rooms(())] == [RAM]
+    nvml.init_error = None
+    assert found.lost_gpus() is None
+    assert [room.device for room in found.rooms(())] == [RAM, "CUDA0"]
+
+
+def test_llama_cpp_is_asked_once_about_gpus_that_it_can_not_use(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def find() -> tuple[ComputeDevice, ...]:
+        asked.append(1)
+        return ()
+
+    probe = GPUProbe(FakeNVML(FakeGPU()), root=tmp_path, apple=lambda: None)
+    found = MachineBudget(probe, find, root=machine(tmp_path))
+    for _ in range(3):
+        assert found.lost_gpus() is None
+    assert (len(found.rooms(())), asked) == (1, [1])
 
 
 def test_a_lost_gpu_has_no_room_and_says_why(tmp_path: Path) -> None:
@@ -154,7 +182,8 @@ def test_a_lost_gpu_has_no_room_and_says_why(tmp_path: Path) -> None:
 
 
 def test_a_unified_gpu_and_the_ram_are_one_pool(tmp_path: Path) -> None:
-    found = budget(machine(tmp_path), devices=(ComputeDevice("Metal", is_unified=True),))
+    apple = GPU(name="Apple M4", vendor="apple", is_unified=True)
+    found = budget(machine(tmp_path), devices=(ComputeDevice("Metal", is_unified=True),), apple=apple)
     ram, metal = found.rooms([booking(RAM=4, Metal=20, is_settled=False)])
     assert ram.free_bytes == metal.free_bytes == 40 * GIB - RESERVE
     assert metal.is_unified
