@@ -104,7 +104,7 @@ async def test_a_failed_model_says_why_and_when_it_is_tried_again(
     assert (await run(gateway, "models", "load", "huge")).status == 1
     assert (await run(gateway, "models", "load", "bad")).status == 1
     shown = (await run(gateway, "models", "ps")).out
-    assert "error: the model, even with n_ctx=256, wants 8.8 GiB of RAM, where 1.2 GiB is free" in shown
+    assert "error: huge: the model, even with n_ctx=256, wants 8.8 GiB of RAM, where 1.2 GiB is free" in shown
     assert "failed  not tried again for 3" in shown
     gateway.supervisor.hosts["bad@2f05d4b689d2"].retry_at = 0.0
     assert (

@@ -157,7 +157,7 @@ def test_a_model_that_is_asked_for_again_is_there_and_is_spared(place: Place) ->
 
 def test_a_model_that_does_not_fit_is_told_with_numbers_and_the_status(place: Place) -> None:
     output = place.plan("eight", "--ram", "4GiB", "--gpu-memory", "0", status=1)
-    assert "does not fit: the model, even with n_ctx=2048, wants" in " ".join(output.split())
+    assert "does not fit: eight: the model, even with n_ctx=2048, wants" in " ".join(output.split())
     assert "then loaded  nothing" in output
 
 
