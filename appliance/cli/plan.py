@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from appliance.hardware.fit import Fit, Room
-    from appliance.hardware.memory_use import DeviceMemory, MemoryUse
+    from appliance.hardware.gpus import GPUProbe
+    from appliance.hardware.memory_use import DeviceMemory
     from appliance.service.forecast import Forecast, Step
     from appliance.settings import Settings
-    from appliance.state.measured import MeasuredMemory
     from appliance.supervisor.budget import Budget
+    from appliance.supervisor.planner import Planner
 
 _PARTS = ("weights", "kv", "compute", "overhead")
 _TITLES = ("weights", "KV", "compute", "other", "total", "measured")
@@ -48,19 +49,22 @@ def plan(
     import msgspec
 
     from appliance import settings
+    from appliance.cli.memory import planner
     from appliance.cli.models.room import print_json
+    from appliance.hardware.gpus import GPUProbe
     from appliance.models.store import ModelStore
     from appliance.service.catalog import Catalog
     from appliance.service.forecast import forecast
 
     config = settings.load(n_ctx=n_ctx)
-    budget = _budget(config, ram, gpu_memory)
+    probe = GPUProbe()
+    budget, by_rules = _budget(config, probe, ram, gpu_memory), planner(config, probe)
     catalog = Catalog(config, ModelStore(config.models_dir, config.image_models_dir))
     specs = [catalog.resolve(name).spec for name in models]
     if n_ctx is not None:  # above what is set for a single model, too
         specs = [dataclasses.replace(s, wanted=msgspec.structs.replace(s.wanted, n_ctx=n_ctx)) for s in specs]
-    view = _View(config, budget)
-    found = forecast(specs, budget, view.planner)
+    view = _View(by_rules, budget)
+    found = forecast(specs, budget, by_rules)
     if as_json:
         print_json(view.plain(found))
     else:
@@ -68,10 +72,9 @@ def plan(
     raise typer.Exit(1 if any(step.fit is None for step in found.steps) else 0)
 
 
-def _budget(config: Settings, ram: str | None, gpu_memory: list[str] | None) -> Budget:
+def _budget(config: Settings, probe: GPUProbe, ram: str | None, gpu_memory: list[str] | None) -> Budget:
     """Raises ConfigError for what is no size."""
     from appliance.cli.memory import machine_budget
-    from appliance.hardware.gpus import GPUProbe
     from appliance.hardware.memory_use import parse_bytes
     from appliance.service.forecast import ImaginedBudget
     from appliance.supervisor.machine_budget import MachineBudget
@@ -80,7 +83,6 @@ def _budget(config: Settings, ram: str | None, gpu_memory: list[str] | None) -> 
     if gpu_memory is not None:
         gpu_bytes = [parse_bytes(size, "--gpu-memory") for size in gpu_memory if size != "0"]
     ram_bytes = parse_bytes(ram, "--ram") if ram is not None else None
-    probe = GPUProbe()
     # llama.cpp is asked for its GPUs only if they matter.
     real = machine_budget(config, probe) if gpu_bytes is None else MachineBudget(probe)
     if gpu_bytes is None and ram_bytes is None:
@@ -89,18 +91,9 @@ def _budget(config: Settings, ram: str | None, gpu_memory: list[str] | None) -> 
 
 
 class _View:
-    def __init__(self, config: Settings, budget: Budget) -> None:
-        from appliance.engine.build import engine_build
-        from appliance.hardware.cpu import read_cpu
-        from appliance.hardware.repack import repacked_types
-        from appliance.state.measured import MeasuredMemory
-        from appliance.supervisor.planner import Planner
-
-        cpu = read_cpu()
+    def __init__(self, planner: Planner, budget: Budget) -> None:
+        self._planner = planner
         self._rooms = budget.rooms(())
-        self._repacks = repacked_types(cpu.architecture, cpu.instruction_sets)
-        self._measured: MeasuredMemory = MeasuredMemory(config.state_dir, engine_build())
-        self.planner = Planner(self._measured, repacks=self._repacks)
 
     def show(self, found: Forecast) -> None:
         typer.echo(f"with {_listed(self._rooms)}:")
@@ -123,7 +116,7 @@ class _View:
             return
         for reason in step.fit.reasons or (f"n_ctx={step.fit.run.n_ctx}",):
             _wrapped(reason)
-        estimated, measured = self._sides(step, step.fit)
+        estimated, measured = self._planner.sides(step.spec, step.fit, self._gpus)
         typer.echo(f"  {'':<6} {'layers':>6}" + "".join(f" {title:>9}" for title in _TITLES))
         layers = self._layers(step, step.fit)
         for device, use in estimated.items():
@@ -151,7 +144,7 @@ class _View:
         }
         if step.fit is None:
             return {**plain, "fits": False, "error": step.refusal}
-        estimated, measured = self._sides(step, step.fit)
+        estimated, measured = self._planner.sides(step.spec, step.fit, self._gpus)
         layers = self._layers(step, step.fit)
         return {
             **plain,
@@ -168,14 +161,6 @@ class _View:
                 for device, use in estimated.items()
             ],
         }
-
-    def _sides(self, step: Step, fit: Fit) -> tuple[MemoryUse, MemoryUse | None]:
-        """The estimate, and what was measured when it was run so before."""
-        from appliance.hardware.estimate import estimate
-
-        record = step.spec.stored.record
-        estimated = estimate(record.shape, fit.run, self._gpus, self._repacks)
-        return estimated, self._measured.get(record.gguf_sha256, fit.run)
 
     def _layers(self, step: Step, fit: Fit) -> dict[str, int]:
         """How many layers each device has, the output head counted."""

@@ -10,7 +10,7 @@ import msgspec
 from appliance.engine.messages import Buffer, Ready
 from appliance.errors import DoesNotFit, GPUMissing
 from appliance.hardware import fit as fitting
-from appliance.hardware.estimate import RunShape
+from appliance.hardware.estimate import RunShape, estimate
 from appliance.hardware.fit import Fit, Room
 from appliance.hardware.memory_use import RAM, DeviceMemory, MemoryUse
 from appliance.hardware.repack import REPACKED_TYPES
@@ -79,6 +79,11 @@ class Planner:
     def step_down(self, spec: ModelSpec, last: Fit, rooms: tuple[Room, ...]) -> Fit | None:
         """The next smaller way, after an out-of-memory; None when nothing automatic is left to lower."""
         return fitting.step_down(spec.stored.record.shape, spec.wanted, last, rooms, repacks=self._repacks)
+
+    def sides(self, spec: ModelSpec, fit: Fit, gpus: tuple[str, ...]) -> tuple[MemoryUse, MemoryUse | None]:
+        """What a way to run a model is estimated to take, and what was measured of it; None: it wasn't."""
+        estimated = estimate(spec.stored.record.shape, fit.run, gpus, self._repacks)
+        return estimated, self._measured(spec, fit)
 
     def note(self, spec: ModelSpec, fit: Fit, info: Ready) -> MemoryUse:
         """What the model that was just loaded takes, which is remembered; the estimate if llama.cpp didn't say."""
