@@ -9,9 +9,10 @@ trap 'rm -rf "$scratch"' EXIT
 "$scratch/venv/bin/pip" install --quiet --disable-pip-version-check uv==0.13.9
 
 compile() {
-    # llama-cpp-python itself stands in requirements/llama.txt: it is built by a script of ours.
+    # llama-cpp-python itself stands in requirements/llama.txt: it is built by a script of ours. sqlite-utils wants pip
+    # for a command of its own, and each virtual environment has one.
     "$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-        --no-emit-package llama-cpp-python --custom-compile-command "make lock" "$@"
+        --no-emit-package llama-cpp-python --no-emit-package pip --custom-compile-command "make lock" "$@"
 }
 
 compile requirements/build.in --upgrade -o requirements/build.txt
