@@ -62,6 +62,22 @@ class QueueFull(ApplianceError):
     status, kind, code = 429, "rate_limit_error", "queue_full"
 
 
+class NotCached(ApplianceError):
+    """The request wanted an answer from the response cache only, and there is none that it allows."""
+
+    status, kind, code = 504, "server_error", "not_cached"
+
+
+class ResponseCacheOff(ApplianceError):
+    status, kind, code = 409, "invalid_request_error", "response_cache_off"
+
+
+class ResponseCacheFailed(ApplianceError):
+    """Its file can't be worked with at the moment. No request for an answer ever fails so."""
+
+    status, kind, code = 503, "server_error", "response_cache_failed"
+
+
 class EngineUnavailable(ApplianceError):
     """The model's engine is loading, restarting or stopping; the same request may succeed later."""
 

@@ -199,6 +199,21 @@ class Settings(BaseSettings):
     prefix_reuse: Annotated[
         bool, Field(description="Start a prompt from what earlier prompts with the same beginning computed.")
     ] = True
+    response_cache: Annotated[
+        bool, Field(description="Keep answers to deterministic requests, and give them again to the same requests.")
+    ] = True
+    response_cache_file: Annotated[
+        Path | None,
+        Field(
+            description="File of the response cache; unset: responses.db in state_dir. Several servers may share it."
+        ),
+    ] = None
+    response_cache_limit: Annotated[
+        str, Field(description="Most that its file may use; the answers that were used longest ago make room.")
+    ] = "1GiB"
+    response_cache_ttl_s: Annotated[
+        float | None, Field(gt=0, description="Seconds after which a stored answer is not given any more.")
+    ] = 30 * 86400.0
     drain_s: Annotated[float, Field(ge=0, le=3600, description="Seconds a stop waits for running requests.")] = 30.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log line printed.")

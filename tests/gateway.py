@@ -17,6 +17,7 @@ import msgspec
 from appliance.api.app import AppOptions, create_app
 from appliance.api.server import Server, ServerOptions
 from appliance.api.state import AppState, compose
+from appliance.cache.store import ResponseCache
 from appliance.engine.client import EngineProcess
 from appliance.engine.messages import EngineConfig
 from appliance.hardware.fit import Fit
@@ -104,12 +105,13 @@ async def run_gateway(
     rules: Rules | None = None,
     is_loaded: bool = True,
     own: dict[str, ModelSettings] | None = None,
+    cache: ResponseCache | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway that is ready, unless not ``is_loaded``. Its admin token is in ``gateway.admin``.
 
     ``models``: the bytes of each, of which the first is the default; ``limits``: those of each device. ``orders`` are
     fields of :class:`FakeModel` for each model, by its name or NAME@VERSION; they may be changed while it runs.
-    ``own``: settings of single models.
+    ``own``: settings of single models. ``cache``: a response cache, which the caller starts and stops.
     """
     config = config or engine_config()
     orders = orders if orders is not None else {}
@@ -134,9 +136,9 @@ async def run_gateway(
         )
         catalog = Catalog(in_force, ModelStore(folder))
         supervisor = Supervisor(spawn, FixedBudget(limits or {RAM: 1 << 40}), Planner(), rules)
-        state = compose(in_force, catalog, supervisor, MachineProbe({}), RecentLines())
+        key_file = KeyFile(keys) if keys is not None else None
+        state = compose(in_force, catalog, supervisor, MachineProbe({}), RecentLines(), cache, key_file)
         options = AppOptions(
-            keys=KeyFile(keys) if keys is not None else None,
             admin=AdminToken(folder),
             allowed_hosts=("llm.example",),
             cors_origins=cors_origins,

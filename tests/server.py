@@ -35,8 +35,14 @@ class RunningServer:
 
 
 def environment(state_dir: Path, **settings: str) -> dict[str, str]:
-    """One compute thread: tests must not fight over cores."""
-    return {**os.environ, "APPLIANCE_STATE_DIR": str(state_dir), "APPLIANCE_N_THREADS": "1", **settings}
+    """One compute thread: tests must not fight over cores. No response cache: what is asked twice is computed twice."""
+    return {
+        **os.environ,
+        "APPLIANCE_STATE_DIR": str(state_dir),
+        "APPLIANCE_N_THREADS": "1",
+        "APPLIANCE_RESPONSE_CACHE": "false",
+        **settings,
+    }
 
 
 @contextlib.contextmanager

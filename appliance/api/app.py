@@ -11,19 +11,19 @@ from starlette.types import ASGIApp
 import appliance
 from appliance.api import completions, docs, errors, health, models, tokens
 from appliance.api.access import Guard
-from appliance.api.admin import machine, requests, watching
+from appliance.api.admin import cache, machine, requests, watching
 from appliance.api.admin import models as admin_models
+from appliance.api.cache_control import EXPOSED
 from appliance.api.limits import BodyLimit
 from appliance.api.observe import Observer
 from appliance.api.state import AppState
-from appliance.state.keys import AdminToken, KeyFile
+from appliance.state.keys import AdminToken
 
 
 @dataclass(frozen=True, slots=True)
 class AppOptions:
-    """``keys`` None: inference is open. ``cors_origins`` empty: no CORS header is ever sent."""
+    """``cors_origins`` empty: no CORS header is ever sent."""
 
-    keys: KeyFile | None
     admin: AdminToken
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ def create_api(state: AppState) -> FastAPI:
     app = FastAPI(title="LLM appliance", version=appliance.__version__, docs_url=None, redoc_url=None)
     app.state.appliance = state
     errors.install(app)
-    for module in (completions, tokens, models, health, requests, admin_models, machine, watching, docs):
+    for module in (completions, tokens, models, health, requests, admin_models, machine, cache, watching, docs):
         app.include_router(module.router)
     return app
 
@@ -43,9 +43,13 @@ def create_api(state: AppState) -> FastAPI:
 def create_app(state: AppState, options: AppOptions) -> ASGIApp:
     """The routes behind their guards: from the outside, observed, CORS, Host and keys, size of the body."""
     app: ASGIApp = BodyLimit(create_api(state), options.max_body_bytes)
-    app = Guard(app, keys=options.keys, admin=options.admin, hosts=options.allowed_hosts)
+    app = Guard(app, keys=state.keys, admin=options.admin, hosts=options.allowed_hosts)
     if options.cors_origins:
         app = CORSMiddleware(
-            app, allow_origins=options.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+            app,
+            allow_origins=options.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
         )
     return Observer(app, state.activity.metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from appliance.api import cache_control
 from appliance.api.state import Context, Service
 from appliance.api.streaming import EventStreamResponse, while_connected
 from appliance.api.wire.chat import ChatChunks, chat_completion
@@ -13,6 +14,7 @@ from appliance.api.wire.text import TextChunks, text_completion
 from appliance.schemas.chat import ChatRequest
 from appliance.schemas.completions import CompletionRequest
 from appliance.schemas.errors import ErrorEnvelope
+from appliance.service.completion import Completion
 
 router = APIRouter(responses={"4XX": {"model": ErrorEnvelope}, "5XX": {"model": ErrorEnvelope}})
 
@@ -24,7 +26,7 @@ async def create_chat_completion(body: ChatRequest, request: Request, service: S
     if body.stream:
         return await _streamed(request, ChatChunks(completion, include_usage=body.wants_usage))
     (answer,) = await while_connected(request, completion.answers())
-    return _json(chat_completion(completion, answer))
+    return _whole(chat_completion(completion, answer), completion)
 
 
 @router.post("/v1/completions")
@@ -34,12 +36,13 @@ async def create_completion(body: CompletionRequest, request: Request, service: 
     if body.stream:
         return await _streamed(request, TextChunks(completion, include_usage=body.wants_usage))
     answers = await while_connected(request, completion.answers())
-    return _json(text_completion(completion, answers))
+    return _whole(text_completion(completion, answers), completion)
 
 
 async def _streamed(request: Request, chunks: ChunkStream) -> Response:
-    return EventStreamResponse(await while_connected(request, chunks.first()), chunks)
+    first = await while_connected(request, chunks.first())
+    return EventStreamResponse(first, chunks, cache_control.headers(chunks.completion))
 
 
-def _json(body: object) -> Response:
-    return Response(orjson.dumps(body), media_type="application/json")
+def _whole(body: object, completion: Completion) -> Response:
+    return Response(orjson.dumps(body), media_type="application/json", headers=cache_control.headers(completion))

@@ -72,6 +72,7 @@ class Observer:
             fields |= {
                 "model": context.model,
                 "outcome": context.outcome,
+                "cache": context.cache,
                 "prompt_tokens": context.n_prompt,
                 "cached_tokens": context.n_cached,
                 "completion_tokens": context.n_completion,

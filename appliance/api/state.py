@@ -7,15 +7,19 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from appliance.api import cache_control
+from appliance.cache.store import ResponseCache
 from appliance.hardware.machine import MachineProbe
 from appliance.logs import RecentLines
 from appliance.service.activity import Activity
+from appliance.service.answers import Answers
 from appliance.service.catalog import Catalog
 from appliance.service.context import RequestContext
 from appliance.service.history import HistoryKeeper
 from appliance.service.inference import Inference
 from appliance.service.metrics import Metrics
 from appliance.settings import Settings
+from appliance.state.keys import KeyFile
 from appliance.supervisor.supervisor import Supervisor
 
 
@@ -26,16 +30,27 @@ class AppState:
     supervisor: Supervisor
     activity: Activity
     inference: Inference
+    cache: ResponseCache | None
+    keys: KeyFile | None
     history: HistoryKeeper
     machine: MachineProbe
     log: RecentLines
 
 
 def compose(
-    config: Settings, catalog: Catalog, supervisor: Supervisor, machine: MachineProbe, log: RecentLines
+    config: Settings,
+    catalog: Catalog,
+    supervisor: Supervisor,
+    machine: MachineProbe,
+    log: RecentLines,
+    cache: ResponseCache | None = None,
+    keys: KeyFile | None = None,
 ) -> AppState:
-    """The services over a supervisor; what it tells of its models is counted from now on."""
-    metrics = Metrics(supervisor.loads)
+    """The services over a supervisor; what it tells of its models is counted from now on.
+
+    ``cache`` None: it is off. ``keys`` None: inference is open.
+    """
+    metrics = Metrics(supervisor.loads, cache)
     supervisor.feed.listen(metrics.saw_model)
     catalog.listen(supervisor.forget_all_but)
     activity = Activity(metrics)
@@ -44,7 +59,9 @@ def compose(
         catalog=catalog,
         supervisor=supervisor,
         activity=activity,
-        inference=Inference(supervisor, catalog, activity),
+        inference=Inference(supervisor, catalog, activity, Answers(supervisor, cache, metrics)),
+        cache=cache,
+        keys=keys,
         history=HistoryKeeper(supervisor, activity, machine.read),
         machine=machine,
         log=log,
@@ -61,6 +78,8 @@ async def app_state(request: Request) -> AppState:
 
 async def request_context(request: Request) -> RequestContext:
     context: RequestContext = request.scope["state"]["context"]
+    if (wanted := request.headers.get("cache-control")) is not None:
+        context.cache_control = cache_control.parse(wanted)
     return context
 
 

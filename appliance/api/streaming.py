@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Request, Response
@@ -38,8 +38,9 @@ class EventStreamResponse(Response):
     An error behind the start can't change the status: it becomes the last event, and nothing follows it.
     """
 
-    def __init__(self, first: bytes, chunks: Chunks) -> None:
-        super().__init__(media_type="text/event-stream", headers=HEADERS)
+    def __init__(self, first: bytes, chunks: Chunks, headers: Mapping[str, str]) -> None:
+        """``headers``: beside those of every stream."""
+        super().__init__(media_type="text/event-stream", headers={**HEADERS, **headers})
         del self.headers["content-length"]
         self._first = first
         self._chunks = chunks

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import appliance
-from appliance.cli import chat, doctor, hardware, health, models, plan, requests, serve, status, watch
+from appliance.cli import cache, chat, doctor, hardware, health, models, plan, requests, serve, status, watch
 from appliance.errors import ApplianceError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)
 app.add_typer(requests.app, name="requests")
 app.add_typer(models.app, name="models")
+app.add_typer(cache.app, name="cache")
 
 
 @app.callback()

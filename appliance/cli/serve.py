@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from appliance.api.server import ServerOptions
     from appliance.api.state import AppState
+    from appliance.cache.store import ResponseCache
     from appliance.hardware.machine import MachineProbe
     from appliance.logs import RecentLines
     from appliance.service.catalog import Catalog
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
+MIN_CACHE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Parts:
     spawn: Spawn
     first: First | None
     machine: MachineProbe
+    cache: ResponseCache | None
     keys: KeyFile | None
     admin: AdminToken
     listener: socket.socket
@@ -93,6 +96,7 @@ def serve(
                 spawn=spawner(config, log_level=config.log_level, on_log=recent.add),
                 first=None,
                 machine=machine,
+                cache=_response_cache(config),
                 keys=keys,
                 admin=admin,
                 listener=listener,
@@ -133,6 +137,23 @@ def _check_published(config: Settings, *, has_keys: bool) -> None:
             "listen on 127.0.0.1, or say --auth off"
         )
     log.warning("auth_off: everybody who reaches %s can use this server", address)
+
+
+def _response_cache(config: Settings) -> ResponseCache | None:
+    """None: it is off. Raises ConfigError if its limit is no size, or less than a few answers."""
+    from appliance.cache.store import ResponseCache
+    from appliance.hardware.memory_use import format_bytes, parse_bytes
+
+    if not config.response_cache:
+        return None
+    max_bytes = parse_bytes(config.response_cache_limit, "response_cache_limit")
+    if max_bytes < MIN_CACHE_BYTES:
+        raise ConfigError(
+            f"response_cache_limit={config.response_cache_limit}: want at least {format_bytes(MIN_CACHE_BYTES)}; "
+            "APPLIANCE_RESPONSE_CACHE=false turns the response cache off"
+        )
+    path = config.response_cache_file or config.state_dir / "responses.db"
+    return ResponseCache(path, max_bytes=max_bytes, ttl_s=config.response_cache_ttl_s)
 
 
 def _check_tls(config: Settings) -> None:
@@ -180,7 +201,6 @@ def _run(parts: Parts) -> int:
 
 
 async def _serve(parts: Parts) -> int:
-    from appliance.api.server import Server
     from appliance.api.state import compose
     from appliance.supervisor.supervisor import Rules, Supervisor
 
@@ -192,7 +212,20 @@ async def _serve(parts: Parts) -> int:
         wedged_after_s=config.wedged_after_s,
     )
     supervisor = Supervisor(parts.spawn, parts.budget, parts.planner, rules, first=parts.first)
-    state = compose(config, parts.catalog, supervisor, parts.machine, parts.recent)
+    state = compose(config, parts.catalog, supervisor, parts.machine, parts.recent, parts.cache, parts.keys)
+    if parts.cache is not None:
+        parts.cache.start()
+    try:
+        return await _serve_until_stopped(parts, state, supervisor)
+    finally:
+        if parts.cache is not None:
+            await parts.cache.stop()
+
+
+async def _serve_until_stopped(parts: Parts, state: AppState, supervisor: Supervisor) -> int:
+    from appliance.api.server import Server
+
+    config = parts.config
     server = Server(_app(parts, state), _server_options(config), on_stop=supervisor.drain)
     keeping = asyncio.create_task(state.history.keep())
     serving = asyncio.create_task(server.run_until_stopped(parts.listener, supervisor.stop))
@@ -235,7 +268,6 @@ def _app(parts: Parts, state: AppState) -> ASGIApp:
 
     config = parts.config
     options = AppOptions(
-        keys=parts.keys,
         admin=parts.admin,
         allowed_hosts=tuple(config.allowed_hosts),
         cors_origins=tuple(config.cors_origins),

@@ -14,6 +14,7 @@ def status(
 ) -> None:
     """Show a running server's models, engines, KV caches, queue and latencies."""
     from appliance.cli.client import Client
+    from appliance.hardware.memory_use import format_bytes
 
     with Client(url) as client:
         found = client.get_json("/admin/status")
@@ -24,6 +25,11 @@ def status(
     for model in found["models"]:
         _show(model)
     typer.echo(f"requests  {found['requests_open']} open")
+    if (cache := found["response_cache"]) is not None:
+        typer.echo(
+            f"response cache  {cache['hits']} hits, {cache['joins']} joined, {cache['misses']} misses; "
+            f"{format_bytes(cache['used_bytes'])} of {format_bytes(cache['limit_bytes'])}"
+        )
     latencies = found["latencies"]
     typer.echo(f"latencies of the last {latencies['n_requests']} requests, in seconds: p50, p90, p99")
     for name, text in (("queue_s", "queue"), ("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "end to end")):

@@ -289,7 +289,7 @@ class EngineCore:
         if released or logprobs:
             events.append(Piece(sequence.request_id, sequence.index, released, logprobs))
         if reason is not None:
-            events.append(SequenceFinished(sequence.request_id, sequence.index, reason))
+            events.append(SequenceFinished(sequence.request_id, sequence.index, reason, sequence.n_completion))
             self._close(request, sequence)
             if not request.open:
                 events.append(self._end(request, at))

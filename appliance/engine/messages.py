@@ -161,11 +161,12 @@ class Piece(msgspec.Struct, frozen=True, tag="piece", array_like=True):
 
 
 class SequenceFinished(msgspec.Struct, frozen=True, tag="sequence_finished", array_like=True):
-    """Sequence ``index`` is complete; ``finish_reason`` is ``stop`` or ``length``."""
+    """Sequence ``index`` is complete, of ``n_tokens``; ``finish_reason`` is ``stop`` or ``length``."""
 
     request_id: str
     index: int
     finish_reason: str
+    n_tokens: int
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished", array_like=True):

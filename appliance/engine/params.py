@@ -51,7 +51,44 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether nothing is drawn. Logits divided by less than this overflow, and there is one candidate anyway."""
         return self.temperature < 1e-4
 
+    def canonical(self) -> SamplingParams:
+        """The same sampling with all that has no effect on it at its default.
+
+        A seed stays given where nothing is drawn: such requests are computed in batches of their own.
+        """
+        idle: set[str] = set()
+        if not self.has_penalties:
+            idle.add("repeat_last_n")
+        if self.dry_multiplier == 0.0:
+            idle |= {"dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"}
+        if self.xtc_probability == 0.0:
+            idle.add("xtc_threshold")
+        if self.mirostat == 0:
+            idle |= {"mirostat_tau", "mirostat_eta"}
+        if self.is_greedy:
+            idle |= _DRAWING
+        kept = {name: getattr(self, name) for name in self.__struct_fields__ if name not in idle}
+        kept["logit_bias"] = {token: bias for token, bias in self.logit_bias.items() if bias != 0.0}
+        if self.is_greedy:
+            kept["temperature"] = 0.0
+            kept["seed"] = None if self.seed is None else 0
+        return SamplingParams(**kept)
+
     @property
     def is_plain_greedy(self) -> bool:
         """Whether the next token is the plain argmax of the logits."""
         return self.is_greedy and not self.has_penalties and not self.logit_bias
+
+
+# What only matters where a token is drawn. All but xtc keep the most likely token, and greedy sampling leaves them out.
+_DRAWING = {
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "xtc_probability",
+    "xtc_threshold",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+}

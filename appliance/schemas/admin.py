@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from appliance.schemas.cache import CacheStatus
 from appliance.schemas.sampling import Text
 
 
@@ -93,13 +94,17 @@ class ModelStatus(BaseModel):
 
 
 class Status(BaseModel):
-    """``time_s`` is the wall clock's, since 1970; ``default`` the model of a request that names none, if any."""
+    """``time_s`` is the wall clock's, since 1970; ``default`` the model of a request that names none, if any.
+
+    ``response_cache`` None: it is off.
+    """
 
     time_s: float
     default: str | None
     models: list[ModelStatus]
     requests_open: int
     latencies: Latencies
+    response_cache: CacheStatus | None
 
 
 class History(BaseModel):
@@ -118,6 +123,9 @@ class Snapshot(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    response_cache_hits: int
+    response_cache_joins: int
+    response_cache_misses: int
     kv_used_tokens: int
     kv_total_tokens: int
     ttft_p50_s: float | None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from appliance.engine.messages import Finished
+from appliance.service.answers import of_several
 from appliance.service.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -58,10 +59,15 @@ class Activity:
         return bool(found)
 
     def ended(self, generation: Generation, outcome: str, finished: Finished | None) -> None:
-        context = generation.context
+        context, source = generation.context, generation.source
         e2e_s = asyncio.get_running_loop().time() - context.arrived_at
-        self.metrics.saw_end(context.model, outcome, finished, e2e_s)
+        # Times of those for which nothing was computed would say nothing of the engine.
+        is_computed = source is None or source.is_computed_for_it
+        if is_computed:
+            self.metrics.saw_end(context.model, outcome, e2e_s)
         context.outcome = outcome
+        if source is not None:
+            context.cache = source.state if context.cache == "-" else of_several((context.cache, source.state))
         if context.ttft_s is None:
             context.ttft_s = generation.ttft_s
         if finished is None:
@@ -69,6 +75,7 @@ class Activity:
         context.n_prompt += finished.n_prompt
         context.n_completion += finished.n_completion
         context.n_cached += finished.n_cached
-        self.recent.append(
-            Ended(outcome, generation.ttft_s, e2e_s, finished.queue_s, finished.n_completion, finished.decode_s)
-        )
+        if is_computed:
+            self.recent.append(
+                Ended(outcome, generation.ttft_s, e2e_s, finished.queue_s, finished.n_completion, finished.decode_s)
+            )

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from appliance import logs
+from appliance.cache.key import ModelIdentity
 from appliance.chat.template import ChatTemplate
 from appliance.engine.build import engine_build
 from appliance.errors import ApplianceError, ConfigError, ModelNotFound
@@ -51,6 +52,17 @@ class ServedModel:
         override = self.stored.template_override
         template = f"-{hashlib.sha256(override.encode()).hexdigest()[:8]}" if override is not None else ""
         return f"{self.stored.record.gguf_sha256[:12]}{template}-{engine_build()}"
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """What decides its answers."""
+        return ModelIdentity(
+            gguf_sha256=self.stored.record.gguf_sha256,
+            template_sha256=hashlib.sha256((self.stored.chat_template or "").encode()).hexdigest(),
+            engine_build=engine_build(),
+            type_k=self.spec.wanted.type_k,
+            type_v=self.spec.wanted.type_v,
+        )
 
     @cached_property
     def template(self) -> ChatTemplate | None:

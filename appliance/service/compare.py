@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from appliance.schemas.chat import ChatRequest
 from appliance.service.activity import Activity
+from appliance.service.answers import Answers
 from appliance.service.catalog import ServedModel
 from appliance.service.context import RequestContext
 from appliance.service.inference import Inference
@@ -48,8 +49,8 @@ async def ask_in_turn(
 ) -> list[Outcome]:
     """Loads a model and asks it; ``on_answer`` is called with 1 after each. Raises ApplianceError."""
     supervisor = Supervisor(spawn, budget, planner)
-    activity = Activity(Metrics(supervisor.loads))
-    inference = Inference(supervisor, _OneModel(model), activity)
+    metrics = Metrics(supervisor.loads)
+    inference = Inference(supervisor, _OneModel(model), Activity(metrics), Answers(supervisor, None, metrics))
     clock = asyncio.get_running_loop().time
     outcomes = []
     try:

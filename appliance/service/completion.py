@@ -8,7 +8,9 @@ import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
+from appliance.cache.key import is_deterministic
 from appliance.engine.messages import Event, Finished, Piece
+from appliance.service.answers import Source
 from appliance.service.generation import Answer, Generation
 
 
@@ -67,13 +69,16 @@ class Completion:
                 async with contextlib.aclosing(generation.events()) as batches:
                     async for events in batches:
                         # Text in the queue will leave, whatever becomes of the engine meanwhile.
-                        generation.is_committed |= any(isinstance(event, Piece) for event in events)
+                        if any(isinstance(event, Piece) for event in events):
+                            generation.commit()
                         await merged.put((number, events))
             except Exception as error:  # handed on to the reader of the stream
                 await merged.put(error)
 
         tasks = [asyncio.create_task(read(number, g)) for number, g in enumerate(self.generations)]
         try:
+            for generation in self.generations:  # with the first text it is told where all of it comes from
+                await generation.is_located.wait()
             n_open = len(tasks)
             while n_open:
                 item = await merged.get()
@@ -85,6 +90,16 @@ class Completion:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def may_be_stored(self) -> bool:
+        """Whether it is deterministic."""
+        return all(is_deterministic(generation.submit.params) for generation in self.generations)
+
+    @property
+    def sources(self) -> list[Source]:
+        """Where the answers come from, of each prompt for which that is known yet."""
+        return [generation.source for generation in self.generations if generation.source is not None]
 
     def timings(self, usages: Sequence[Finished]) -> Timings:
         n_computed = sum(usage.n_prompt - usage.n_cached for usage in usages)

@@ -64,6 +64,7 @@ class HistoryKeeper:
     def _snapshot(self, machine: Machine) -> Snapshot:
         loads = [host.load_info for host in self._supervisor.hosts.values() if host.load_info is not None]
         figures = latencies(self._activity)
+        counts = self._activity.metrics.response_cache.total()
         clients = [host.client for host in self._supervisor.hosts.values() if host.client is not None]
         self._totals.take({client.pid: client.load for client in clients if client.load is not None})
         return Snapshot(
@@ -74,6 +75,9 @@ class HistoryKeeper:
             prompt_tokens=self._totals.n_prompt,
             completion_tokens=self._totals.n_completion,
             cached_tokens=self._totals.n_cached,
+            response_cache_hits=counts.n_hits,
+            response_cache_joins=counts.n_joins,
+            response_cache_misses=counts.n_misses,
             kv_used_tokens=sum(load.n_cells_used for load in loads),
             kv_total_tokens=sum(load.n_cells for load in loads),
             ttft_p50_s=figures.ttft_s.p50 if figures.ttft_s else None,

@@ -14,6 +14,7 @@ from appliance.schemas.chat import ChatRequest, Message
 from appliance.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest, Prompt
 from appliance.schemas.sampling import GenerationFields, SamplingFields
 from appliance.service.activity import Activity
+from appliance.service.answers import Answers
 from appliance.service.catalog import ServedModel
 from appliance.service.completion import Completion
 from appliance.service.context import RequestContext
@@ -33,10 +34,11 @@ class Models(Protocol):
 class Inference:
     """What can be asked of the models. Generations run when their answer or events are awaited."""
 
-    def __init__(self, supervisor: Supervisor, catalog: Models, activity: Activity) -> None:
+    def __init__(self, supervisor: Supervisor, catalog: Models, activity: Activity, answers: Answers) -> None:
         self._supervisor = supervisor
         self._catalog = catalog
         self._activity = activity
+        self._answers = answers
 
     def chat(self, request: ChatRequest, context: RequestContext) -> Completion:
         """Raises ModelNotFound, or InvalidRequest if the model's template refuses the conversation."""
@@ -112,7 +114,7 @@ class Inference:
                 weight=context.weight,
                 is_batch=request.service_tier == "flex",
             )
-            generations.append(Generation(self._supervisor, model.spec, self._activity, context, submit))
+            generations.append(Generation(self._answers, model, self._activity, context, submit))
         return Completion(
             id=completion_id,
             model=model.name,

@@ -18,7 +18,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from appliance.cache.store import ResponseCache
 from appliance.engine.messages import Finished, Load
+from appliance.service.cache_metrics import ResponseCacheMetrics
 from appliance.supervisor.events import ModelEvent
 
 # A second series for each, with the time of its creation, which nobody asked for.
@@ -91,10 +93,11 @@ class _TokenGaps(Collector):
 
 
 class Metrics:
-    """``loads`` gives the load of each model that has an engine."""
+    """``loads`` gives the load of each model that has an engine. ``cache`` None: the response cache is off."""
 
-    def __init__(self, loads: Loads) -> None:
+    def __init__(self, loads: Loads, cache: ResponseCache | None = None) -> None:
         self._registry = CollectorRegistry()
+        self.response_cache = ResponseCacheMetrics(cache)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"appliance_{name}", text, labels or ["model_name"], registry=self._registry)
@@ -103,6 +106,7 @@ class Metrics:
             return Histogram(f"appliance_{name}", text, ["model_name"], registry=self._registry, buckets=_SECONDS)
 
         self._registry.register(_EngineFigures(loads))
+        self._registry.register(self.response_cache)
         self._prompt_tokens = counter("prompt_tokens", "Tokens of prompts.")
         self._cached_tokens = counter("prefix_cache_hits", "Prompt tokens that were not computed again.")
         self._completion_tokens = counter("generation_tokens", "Tokens that were generated.")
@@ -134,17 +138,19 @@ class Metrics:
         gaps.counts[bisect_left(_TOKEN_SECONDS, gap_s)] += 1
         gaps.sum_s += gap_s
 
-    def saw_end(self, model: str, outcome: str, finished: Finished | None, e2e_s: float) -> None:
-        """A generation has ended; ``finished`` is None unless it was completed or aborted by the engine."""
+    def saw_end(self, model: str, outcome: str, e2e_s: float) -> None:
+        """A generation has ended for the request that it was begun for."""
         self._finished.labels(model, outcome).inc()
         self._e2e.labels(model).observe(e2e_s)
-        if finished is not None:
-            self._prompt_tokens.labels(model).inc(finished.n_prompt)
-            self._cached_tokens.labels(model).inc(finished.n_cached)
-            self._completion_tokens.labels(model).inc(finished.n_completion)
-            self._queue.labels(model).observe(finished.queue_s)
-            self._prefill.labels(model).observe(finished.prefill_s)
-            self._decode.labels(model).observe(finished.decode_s)
+
+    def saw_computed(self, model: str, finished: Finished) -> None:
+        """An engine has completed a generation, whoever still listens."""
+        self._prompt_tokens.labels(model).inc(finished.n_prompt)
+        self._cached_tokens.labels(model).inc(finished.n_cached)
+        self._completion_tokens.labels(model).inc(finished.n_completion)
+        self._queue.labels(model).observe(finished.queue_s)
+        self._prefill.labels(model).observe(finished.prefill_s)
+        self._decode.labels(model).observe(finished.decode_s)
 
     def saw_model(self, event: ModelEvent) -> None:
         """A model was loaded, could not be, or was unloaded."""

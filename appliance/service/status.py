@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from appliance.cache.store import ResponseCache
 from appliance.engine.messages import Load
 from appliance.schemas.admin import (
     DeviceMemory,
@@ -22,13 +23,14 @@ from appliance.schemas.admin import (
     Version,
 )
 from appliance.service.activity import Activity
+from appliance.service.cache_status import cache_status
 from appliance.service.catalog import Catalog, Listed
 from appliance.service.generation import Generation
 from appliance.supervisor.host import ModelHost
 from appliance.supervisor.supervisor import Supervisor
 
 
-def snapshot(catalog: Catalog, supervisor: Supervisor, activity: Activity) -> Status:
+def snapshot(catalog: Catalog, supervisor: Supervisor, activity: Activity, cache: ResponseCache | None) -> Status:
     default = catalog.default_if_any
     supervisor.ledger.recheck_all()
     return Status(
@@ -37,6 +39,7 @@ def snapshot(catalog: Catalog, supervisor: Supervisor, activity: Activity) -> St
         models=[model_status(host, default) for host in supervisor.hosts.values()],
         requests_open=len(activity.running()),
         latencies=latencies(activity),
+        response_cache=cache_status(cache, activity.metrics.response_cache) if cache is not None else None,
     )
 
 

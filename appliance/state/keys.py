@@ -25,7 +25,10 @@ ADMIN_TOKEN = "admin-token"
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """``name`` is shown in logs, ``id`` is this key's alone. Keys with the same ``scope`` may share computed prefixes.
+    """``name`` is shown in logs, ``id`` is this key's alone. Keys with the same ``scope`` share prefixes and answers.
+
+    Both come of the key itself and not of its place in the file: what is stored for a key that was removed must never
+    be another's.
 
     ``weight`` is the key's share of the engine beside others'.
     """
@@ -54,6 +57,17 @@ class KeyFile:
             if hmac.compare_digest(known, digest):
                 found = entry
         return found
+
+    def named(self, name: str) -> list[ApiKey]:
+        """The keys of this name, which needn't be one."""
+        self._reload_if_changed()
+        return [entry for entry in self._keys.values() if entry.name == name]
+
+    @property
+    def names(self) -> list[str]:
+        """Of all keys."""
+        self._reload_if_changed()
+        return [entry.name for entry in self._keys.values()]
 
     def _reload_if_changed(self) -> None:
         stamp = self._stat()
@@ -114,13 +128,13 @@ def _read(path: Path) -> dict[bytes, ApiKey]:
             raise ConfigError(f"{path} line {number}: a key has at least {MIN_KEY_CHARS} characters")
         if _digest(key) in keys:
             raise ConfigError(f"{path} line {number}: this key stands in the file twice")
-        keys[_digest(key)] = _entry(path, number, options)
+        keys[_digest(key)] = _entry(path, number, _digest(key), options)
     if not keys:
         raise ConfigError(f"api_keys_file={path} holds no key")
     return keys
 
 
-def _entry(path: Path, number: int, options: list[str]) -> ApiKey:
+def _entry(path: Path, number: int, digest: bytes, options: list[str]) -> ApiKey:
     given = dict(option.partition("=")[::2] for option in options)
     if unknown := set(given) - {"name", "weight", "scope"}:
         raise ConfigError(f"{path} line {number}: {unknown.pop()!r}: want name=, weight= or scope=")
@@ -131,5 +145,6 @@ def _entry(path: Path, number: int, options: list[str]) -> ApiKey:
         weight = 0.0
     if not 0 < weight <= 1000:
         raise ConfigError(f"{path} line {number}: weight={given['weight']}: want a number above 0, up to 1000")
-    key_id = f"key:{number}:{name}"  # the line's number keeps keys of one name apart
-    return ApiKey(key_id, name, given.get("scope") or key_id, weight)
+    key_id = f"key:{digest.hex()}"
+    scope = given.get("scope")
+    return ApiKey(key_id, name, f"scope:{scope}" if scope else key_id, weight)

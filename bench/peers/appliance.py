@@ -48,6 +48,8 @@ class Appliance:
                 "APPLIANCE_MAX_RUNNING": str(setup.n_slots),
                 "APPLIANCE_LOG_LEVEL": "warning",
                 "APPLIANCE_DRAIN_S": "0",
+                # Peers compute every answer, and so does this one.
+                "APPLIANCE_RESPONSE_CACHE": "false",
             }
             if keys is not None:
                 settings["APPLIANCE_API_KEYS_FILE"] = str(keys)

@@ -91,7 +91,7 @@ class FakeEngine:
             events.append(Piece(request_id, 0, TEXT))
             self._n_sent[request_id] += 1
             if self._n_sent[request_id] == submit.max_tokens:
-                events += [SequenceFinished(request_id, 0, "length"), self._end(request_id)]
+                events += [SequenceFinished(request_id, 0, "length", self._n_sent[request_id]), self._end(request_id)]
         return events
 
     def _end(self, request_id: str) -> Finished:

@@ -62,9 +62,7 @@ async def serve(port: int, state_dir: Path) -> None:
     supervisor = Supervisor(spawn, FixedBudget({RAM: 1 << 40}), Planner())
     catalog = Catalog(settings, ModelStore(state_dir))
     state = compose(settings, catalog, supervisor, MachineProbe({}), logs.RecentLines())
-    options = AppOptions(
-        keys=None, admin=AdminToken(state_dir), allowed_hosts=(), cors_origins=(), max_body_bytes=8 << 20
-    )
+    options = AppOptions(admin=AdminToken(state_dir), allowed_hosts=(), cors_origins=(), max_body_bytes=8 << 20)
     server = Server(create_app(state, options), ServerOptions(drain_s=0.0), on_stop=supervisor.drain)
     with socket.create_server(("127.0.0.1", port), backlog=256) as listener:
         serving = asyncio.create_task(server.run_until_stopped(listener, supervisor.stop))

@@ -14,6 +14,7 @@ import pytest
 
 from appliance import logs
 from tests.gateway import Gateway, engine_config, run_gateway
+from tests.response_cache import open_cache
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,9 +91,10 @@ async def test_what_a_stranger_makes_up_is_no_label(gateway: Gateway) -> None:
     assert "planted" not in (await gateway.http.get("/metrics")).text
 
 
-async def test_every_metric_is_documented_and_every_documented_metric_is_there(gateway: Gateway) -> None:
-    await gateway.chat()
-    text = (await gateway.http.get("/metrics")).text
+async def test_every_metric_is_documented_and_every_documented_metric_is_there(tmp_path: Path) -> None:
+    async with open_cache(tmp_path) as cache, run_gateway(cache=cache) as gateway:
+        await gateway.chat()
+        text = (await gateway.http.get("/metrics")).text
     live = set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
     documented = set(re.findall(r"^\| `(appliance_\w+)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
     assert live == documented

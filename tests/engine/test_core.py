@@ -49,7 +49,7 @@ def test_a_request_is_accepted_generates_and_finishes() -> None:
         Piece("r", 0, "c"),
         Piece("r", 0, "d"),
         Piece("r", 0, "e"),
-        SequenceFinished("r", 0, "length"),
+        SequenceFinished("r", 0, "length", 3),
         Finished("r", n_prompt=2, n_cached=0, n_completion=3),
     ]
 

@@ -11,7 +11,7 @@ import pytest
 
 from appliance.engine.core import EngineCore
 from appliance.engine.llama.backend import LlamaBackend
-from appliance.engine.messages import Event, Failed, Finished, Piece, SequenceFinished, Submit
+from appliance.engine.messages import Event, Failed, Finished, Piece, Submit
 from appliance.engine.params import SamplingParams
 from appliance.models.store import StoredModel
 from tests.factories import submit
@@ -263,7 +263,7 @@ def test_an_end_token_finishes_with_stop(core: EngineCore) -> None:
     (events,) = run(
         core, submit("<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\nHi!", max_tokens=40)
     ).values()
-    assert SequenceFinished(events[0].request_id, 0, "stop") in events
+    assert (events[-2].index, events[-2].finish_reason) == (0, "stop")  # type: ignore[union-attr]
 
 
 def test_a_stop_string_that_spans_tokens_ends_the_text_before_it(core: EngineCore) -> None:

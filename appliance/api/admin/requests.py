@@ -15,7 +15,7 @@ router = APIRouter(prefix="/admin")
 @router.get("/status")
 async def status(state: State) -> Status:
     """One snapshot: models, engines, KV caches, queues, latencies."""
-    return snapshot(state.catalog, state.supervisor, state.activity)
+    return snapshot(state.catalog, state.supervisor, state.activity, state.cache)
 
 
 @router.get("/history")

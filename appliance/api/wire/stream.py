@@ -114,11 +114,11 @@ class ChunkStream(ABC):
         for event in events:
             match event:
                 case Piece(_, index, text, logprobs):
-                    self.completion.generations[number].is_committed = True
+                    self.completion.generations[number].commit()
                     index += first_index
                     frames += (self._begin, str(index).encode(), self.body(index, text, logprobs), self._end)
                 case SequenceFinished(_, index, reason):
-                    self.completion.generations[number].is_committed = True
+                    self.completion.generations[number].commit()
                     frames += self._flush()
                     self._last_choice = self.last_choice(index + first_index, reason)
                 case Progress(_, n_computed, n_prompt):

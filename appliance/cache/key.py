@@ -1,0 +1,59 @@
+"""Which requests have the same answer, and which have one that may be kept.
+
+The canonical form of a request is the engine's own :class:`Submit`, with all defaults filled in, less the fields that
+say who asks and when it is their turn, and with what has no effect at its default. So whatever reaches the engine is
+in the key, a field that comes later too, and two ways to ask for the same are one. What never reaches the engine
+(``stream``, ``service_tier``, ``user``) is in no key. To it come the bytes and the template of the model, the types of
+its KV cache, the engine's build, this release, and the scope: who may share the answer.
+
+``VERSION`` is raised whenever the form changes; the appliance's own version is in every key, since a release may
+change what comes of the same request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import msgspec
+
+import appliance
+from appliance.engine.messages import Submit
+from appliance.engine.params import SamplingParams
+
+VERSION = 1
+
+# Deterministic: of equal dictionaries come equal bytes, whatever the order of their keys.
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """All of a model and its engine that decides what a request's answer is. Hashes are sha256 in hex."""
+
+    gguf_sha256: str
+    template_sha256: str
+    engine_build: str
+    type_k: str
+    type_v: str
+
+
+def is_deterministic(params: SamplingParams) -> bool:
+    """Whether the same request is meant to have the same answer: nothing is drawn, or by a seed that was given."""
+    return params.is_greedy or params.seed is not None
+
+
+def answer_key(model: ModelIdentity, submit: Submit) -> bytes:
+    """The key of a request's answer: 32 bytes from which the request can't be told."""
+    canonical = msgspec.structs.replace(
+        submit,
+        params=submit.params.canonical(),
+        stop=tuple(sorted(set(submit.stop))),
+        # Who asks, and when it is their turn. The scope stays.
+        request_id="",
+        key="",
+        weight=1.0,
+        is_batch=False,
+    )
+    facts = (VERSION, appliance.__version__, model, canonical)
+    return hashlib.sha256(_encoder.encode(facts)).digest()
