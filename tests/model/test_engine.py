@@ -263,7 +263,7 @@ def test_an_end_token_finishes_with_stop(core: EngineCore) -> None:
     (events,) = run(
         core, submit("<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\nHi!", max_tokens=40)
     ).values()
-    assert (events[-2].index, events[-2].finish_reason) == (0, "stop")  # type: ignore[union-attr]
+    assert [event.finish_reason for event in events if isinstance(event, SequenceFinished)] == ["stop"]
 
 
 def test_a_stop_string_that_spans_tokens_ends_the_text_before_it(core: EngineCore) -> None:
