@@ -16,6 +16,8 @@ compile() {
 }
 
 compile requirements/build.in --upgrade -o requirements/build.txt
+compile requirements/cuda.in --upgrade -o requirements/cuda.txt
+compile requirements/cuda-runtime.in -c requirements/cuda.txt -o requirements/cuda-runtime.txt
 compile pyproject.toml --all-extras --upgrade -o "$scratch/all.txt"
 compile pyproject.toml -c "$scratch/all.txt" -o requirements/runtime.txt
 compile pyproject.toml --extra dev -c "$scratch/all.txt" -o requirements/dev.txt
