@@ -34,7 +34,10 @@ _FOLDER_NAME = re.compile(rf"[0-9a-f]{{{SHORT_SHA}}}")
 
 
 class Record(msgspec.Struct, frozen=True):
-    """``mtime_ns`` and ``inode`` tell at load whether the file is still the one whose hash was checked."""
+    """``mtime_ns`` and ``inode`` tell at load whether the file is still the one whose hash was checked.
+
+    ``inode`` 0 is any: a file in an image, which each machine unpacks to another one.
+    """
 
     schema: int
     name: str
@@ -238,11 +241,10 @@ def _check(
         status = path.stat()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; delete its folder and fetch the model again") from None
-    stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
     record = checked.get(folder)
-    if record is None or stamp != _stamp_of(record):
+    if record is None or not _is_of(record, status):
         record = _read_record(folder / "record.json")
-    is_known = record is not None and stamp == _stamp_of(record)
+    is_known = record is not None and _is_of(record, status)
     if record is not None and is_known and advance is None:
         return StoredModel(path, record, entry.note)
     # Touched since it was published, copied, restored from a backup, or of another release: the bytes decide.
@@ -260,8 +262,10 @@ def _check(
     return stored
 
 
-def _stamp_of(record: Record) -> tuple[int, int, int]:
-    return record.gguf_bytes, record.mtime_ns, record.inode
+def _is_of(record: Record, status: os.stat_result) -> bool:
+    """Whether the file is the one that the record tells of."""
+    is_same = (record.gguf_bytes, record.mtime_ns) == (status.st_size, status.st_mtime_ns)
+    return is_same and record.inode in (0, status.st_ino)
 
 
 def _write_record(

@@ -179,6 +179,25 @@ def test_a_copy_that_can_not_be_written_to_is_served(
     assert store.find(entry) == found
 
 
+def test_an_image_s_file_is_not_hashed_whatever_its_inode(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = entry_for(content)
+    stored = published(ModelStore(tmp_path / "image"), entry, content, tmp_path)
+    of_image = msgspec.structs.replace(stored.record, inode=0)
+    (stored.path.parent / "record.json").write_bytes(msgspec.json.encode(of_image))
+    store = ModelStore(tmp_path / "own", tmp_path / "image")
+    with monkeypatch.context() as patched:
+        patched.setattr("appliance.models.store.sha256_of", lambda *_: pytest.fail("hashed"))
+        found = store.find(entry)
+        assert found is not None
+        assert found.record == of_image
+    os.utime(stored.path, ns=(1, 1))
+    stored.path.write_bytes(content[:-1] + b"\x01")
+    with pytest.raises(ConfigError, match="it is not served"):
+        store.find(entry)
+
+
 def test_a_model_file_that_is_gone_names_its_path(tmp_path: Path, content: bytes) -> None:
     entry = entry_for(content)
     store = ModelStore(tmp_path)
