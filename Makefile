@@ -61,12 +61,12 @@ bench-full: $(BENCH) ## The same with more rounds, all peers, and both files of 
 clean: ## Remove the virtual environment and the caches in this folder
 	rm -rf $(VENV) $(VENV)-convert build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-$(RUNTIME): requirements/build.txt requirements/runtime.txt requirements/llama.txt $(wildcard scripts/llama* scripts/patches/*) pyproject.toml
+$(RUNTIME): requirements/build.txt requirements/tui.txt requirements/llama.txt $(wildcard scripts/llama* scripts/patches/*) pyproject.toml
 	@./scripts/preflight.sh $(PYTHON)
 	@echo "installing into $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --require-hashes -r requirements/build.txt
-	@$(INSTALL) --require-hashes -r requirements/runtime.txt
+	@$(INSTALL) --require-hashes -r requirements/tui.txt
 	@wheel=$$($(BIN)/python scripts/llama_wheel.py --flavour $(WHEEL)) && \
 	    $(INSTALL) --no-deps --no-index --force-reinstall "$$wheel"
 	@$(INSTALL) --no-deps --no-index --no-build-isolation --editable .

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import appliance
-from appliance.cli import cache, chat, doctor, hardware, health, models, plan, requests, serve, status, watch
+from appliance.cli import cache, chat, doctor, hardware, health, models, plan, requests, serve, status, tui, watch
 from appliance.errors import ApplianceError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("chat")(chat.chat)
+app.command("tui")(tui.tui)
 app.command("health")(health.health)
 app.command("status")(status.status)
 app.command("logs")(watch.logs)

@@ -20,7 +20,7 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 class ServerError(ApplianceError):
-    """The server can't be reached, or answered with an error."""
+    """The server can't be reached, or answered with an error, whose status is its own."""
 
 
 class Client:
@@ -28,11 +28,7 @@ class Client:
 
     def __init__(self, url: str | None) -> None:
         config = settings.load()
-        if url is None:
-            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
-            host = f"[{host}]" if ":" in host else host
-            scheme = "http" if config.tls_cert is None else "https"
-            url = f"{scheme}://{host}:{config.port}{config.root_path}"
+        url = url or default_url(config)
         self._url = url.rstrip("/").removesuffix("/v1")
         # A long prompt may take minutes until the first token; only connecting has a limit.
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
@@ -79,20 +75,22 @@ class Client:
         return self._events("GET", path, None, lambda comment: None)
 
     def stream(
-        self, path: str, body: dict[str, Any], on_comment: Callable[[str], None]
+        self, path: str, body: dict[str, Any] | bytes, on_comment: Callable[[str], None] = lambda comment: None
     ) -> Generator[dict[str, Any], None, None]:
-        """The events of a streamed answer; comments between them go to ``on_comment``.
+        """The events of a streamed answer; comments between them go to ``on_comment``. ``body``: bytes are JSON.
 
         Raises:
             ServerError: also for an error that comes inside the stream.
         """
-        return self._events("POST", path, body, on_comment)
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self._events("POST", path, content, on_comment)
 
     def _events(
-        self, method: str, path: str, body: dict[str, Any] | None, on_comment: Callable[[str], None]
+        self, method: str, path: str, content: bytes | None, on_comment: Callable[[str], None]
     ) -> Generator[dict[str, Any], None, None]:
         try:
-            with self._http.stream(method, path, json=body) as response:
+            headers = {"Content-Type": "application/json"} if content is not None else None
+            with self._http.stream(method, path, content=content, headers=headers) as response:
                 if response.status_code != 200:
                     response.read()
                     raise self._refused(response)
@@ -119,7 +117,9 @@ class Client:
                 f"; there is none in {settings.load().state_dir}: run this as the server's user and with its "
                 f"APPLIANCE_STATE_DIR, or set {settings.KEY_VARIABLE}"
             )
-        return ServerError(message)
+        error = ServerError(message)
+        error.status = response.status_code
+        return error
 
     def _unreachable(self, error: httpx.HTTPError | httpx.InvalidURL) -> ServerError:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
@@ -129,12 +129,26 @@ class Client:
         return ServerError(f"the connection to {self._url} broke: {error or type(error).__name__}")
 
 
-def _authorization(config: settings.Settings) -> dict[str, str]:
-    key = os.environ.get(settings.KEY_VARIABLE)
-    if key is None:
+def default_url(config: settings.Settings) -> str:
+    """Where a server with these settings is reached from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    host = f"[{host}]" if ":" in host else host
+    scheme = "http" if config.tls_cert is None else "https"
+    return f"{scheme}://{host}:{config.port}{config.root_path}"
+
+
+def key(config: settings.Settings) -> str | None:
+    """What is shown to the server: the key of the environment, or the admin token if it can be read."""
+    found = os.environ.get(settings.KEY_VARIABLE)
+    if found is None:
         with contextlib.suppress(OSError):
-            key = (config.state_dir / ADMIN_TOKEN).read_text().strip()
-    return {"Authorization": f"Bearer {key}"} if key else {}
+            found = (config.state_dir / ADMIN_TOKEN).read_text().strip()
+    return found or None
+
+
+def _authorization(config: settings.Settings) -> dict[str, str]:
+    found = key(config)
+    return {"Authorization": f"Bearer {found}"} if found else {}
 
 
 def _message(response: httpx.Response) -> str:
