@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,17 +14,11 @@ import pytest
 from appliance.hardware.memory_use import RAM
 from appliance.settings import ModelSettings
 from appliance.supervisor.supervisor import Rules
+from tests.api.commands import Said, run, start
 from tests.gateway import Gateway, run_gateway
 from tests.machine_room import MIB, until
 
 BIG = 800 * MIB
-
-
-@dataclass(frozen=True)
-class Said:
-    status: int
-    out: str
-    error: str
 
 
 @pytest.fixture
@@ -39,29 +30,6 @@ async def gateway() -> AsyncIterator[Gateway]:
     rules = Rules(max_wait_s=0.0)
     async with run_gateway(models=sizes, limits={RAM: 1200 * MIB}, orders=orders, rules=rules, own=own) as running:
         yield running
-
-
-async def start(
-    gateway: Gateway, *arguments: str, url: str | None = None, **variables: str
-) -> asyncio.subprocess.Process:
-    state = {"APPLIANCE_STATE_DIR": str(gateway.state.config.state_dir)}
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "appliance",
-        *arguments,
-        "--url",
-        url or gateway.url,
-        env={**os.environ, **state, **variables},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-
-
-async def run(gateway: Gateway, *arguments: str, url: str | None = None, **variables: str) -> Said:
-    process = await start(gateway, *arguments, url=url, **variables)
-    out, error = await process.communicate()
-    return Said(process.returncode or 0, out.decode(), error.decode())
 
 
 async def test_models_are_loaded_and_unloaded_and_shown(gateway: Gateway) -> None:
@@ -135,6 +103,9 @@ COMMANDS = [
     ("events",),
     ("logs",),
     ("logs", "--follow"),
+    ("cache", "stats"),
+    ("cache", "purge", "--all"),
+    ("cache", "vacuum"),
 ]
 
 
