@@ -12,12 +12,12 @@ EXPOSED = ("X-Request-ID", "X-Cache", "Age")
 def parse(header: str) -> CacheControl:
     """What the header says; directives that mean nothing to a cache of answers are ignored, as the RFC wants.
 
-    An age that is no number of seconds counts as 0: when in doubt, the answer is computed.
+    An age that is no number of seconds counts as 0: when in doubt, the answer is computed. The first of several counts.
     """
-    directives = {}
+    directives: dict[str, str] = {}
     for directive in header.lower().split(","):
         name, _, value = directive.strip().partition("=")
-        directives[name.strip()] = value.strip().strip('"')
+        directives.setdefault(name.strip(), value.strip().strip('"'))
     max_age = directives.get("max-age")
     return CacheControl(
         no_cache="no-cache" in directives,

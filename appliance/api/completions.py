@@ -32,7 +32,7 @@ async def create_chat_completion(body: ChatRequest, request: Request, service: S
 @router.post("/v1/completions")
 async def create_completion(body: CompletionRequest, request: Request, service: Service, context: Context) -> Response:
     """Continues texts or token lists, as they are: no chat template."""
-    completion = await service.complete(body, context)
+    completion = service.complete(body, context)
     if body.stream:
         return await _streamed(request, TextChunks(completion, include_usage=body.wants_usage))
     answers = await while_connected(request, completion.answers())

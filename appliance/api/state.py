@@ -78,8 +78,8 @@ async def app_state(request: Request) -> AppState:
 
 async def request_context(request: Request) -> RequestContext:
     context: RequestContext = request.scope["state"]["context"]
-    if (wanted := request.headers.get("cache-control")) is not None:
-        context.cache_control = cache_control.parse(wanted)
+    if wanted := request.headers.getlist("cache-control"):  # which may stand on several lines
+        context.cache_control = cache_control.parse(",".join(wanted))
     return context
 
 

@@ -1,10 +1,11 @@
 """Which requests have the same answer, and which have one that may be kept.
 
-The canonical form of a request is the engine's own :class:`Submit`, with all defaults filled in, less the fields that
-say who asks and when it is their turn, and with what has no effect at its default. So whatever reaches the engine is
-in the key, a field that comes later too, and two ways to ask for the same are one. What never reaches the engine
-(``stream``, ``service_tier``, ``user``) is in no key. To it come the bytes and the template of the model, the types of
-its KV cache, the engine's build, this release, and the scope: who may share the answer.
+The canonical form of a request has all fields of the engine's own :class:`Submit` by their names, defaults filled in,
+less those that say who asks and when it is their turn; what has no effect is at its default, and what has no order is
+sorted. So whatever reaches the engine is in the key, a field that comes later too, and two ways to ask for the same are
+one. What never reaches the engine (``stream``, ``service_tier``, ``user``) is in no key. To it come the bytes and the
+template of the model, the types of its KV cache, the engine's build, this release, and the scope: who may share the
+answer. All of it is written as msgpack and hashed.
 
 ``VERSION`` is raised whenever the form changes; the appliance's own version is in every key, since a release may
 change what comes of the same request.
@@ -23,8 +24,10 @@ from appliance.engine.params import SamplingParams
 
 VERSION = 1
 
-# Deterministic: of equal dictionaries come equal bytes, whatever the order of their keys.
-_encoder = msgspec.msgpack.Encoder(order="deterministic")
+# Who asks, and when it is their turn. The scope stays.
+_ASKER = {"request_id", "key", "weight", "is_batch"}
+
+_encoder = msgspec.msgpack.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +48,9 @@ def is_deterministic(params: SamplingParams) -> bool:
 
 def answer_key(model: ModelIdentity, submit: Submit) -> bytes:
     """The key of a request's answer: 32 bytes from which the request can't be told."""
-    canonical = msgspec.structs.replace(
-        submit,
-        params=submit.params.canonical(),
-        stop=tuple(sorted(set(submit.stop))),
-        # Who asks, and when it is their turn. The scope stays.
-        request_id="",
-        key="",
-        weight=1.0,
-        is_batch=False,
-    )
+    canonical = {name: getattr(submit, name) for name in submit.__struct_fields__ if name not in _ASKER}
+    # As dictionaries: a Struct that omits defaults omits them by identity, not always if they are given.
+    canonical["params"] = msgspec.structs.asdict(submit.params.canonical())
+    canonical["stop"] = sorted(set(submit.stop))
     facts = (VERSION, appliance.__version__, model, canonical)
     return hashlib.sha256(_encoder.encode(facts)).digest()

@@ -45,6 +45,8 @@ class _Request:
     submit: Submit
     n_prompt: int
     submitted_at: float
+    # What stands before each text.
+    echo: str = ""
     open: dict[int, Sequence] = field(default_factory=dict)
     text: dict[int, TextStream] = field(default_factory=dict)
     n_cached: int = 0
@@ -144,8 +146,7 @@ class EngineCore:
             self._check_tokens(message.tokens, "tokens")
         except ApplianceError as error:
             return [Failed(message.request_id, error.code or "", error.message, error.param)]
-        text = b"".join(self._backend.token_name(token) for token in message.tokens)
-        return [Detokenized(message.request_id, text.decode("utf-8", "replace"))]
+        return [Detokenized(message.request_id, self._text_of(message.tokens))]
 
     def abort(self, request_id: str) -> list[Event]:
         """Ends a request now. One that has ended already is left alone: its last event crossed the abort."""
@@ -213,6 +214,8 @@ class EngineCore:
                 param="prompt",
             )
         request = _Request(message, n_prompt=len(tokens), submitted_at=self._now())
+        if message.echo:
+            request.echo = "".join(part.text for part in message.parts) or self._text_of(message.tokens)
         for index in range(message.n):
             sequence = Sequence(
                 request_id=message.request_id,
@@ -244,6 +247,10 @@ class EngineCore:
                 param="prompt",
             )
         return self._backend.tokenize(parts)
+
+    def _text_of(self, tokens: Iterable[int]) -> str:
+        """The text of tokens, control tokens written out."""
+        return b"".join(map(self._backend.token_name, tokens)).decode("utf-8", "replace")
 
     def _check_tokens(self, tokens: Iterable[int], param: str) -> None:
         n_vocab = self._backend.info.n_vocab
@@ -285,6 +292,8 @@ class EngineCore:
                 rest, rest_logprobs = text.finish()
                 released, logprobs = released + rest, logprobs + rest_logprobs
                 reason = "length"
+        if sequence.n_completion == 1:
+            released = request.echo + released
         events: list[Event] = []
         if released or logprobs:
             events.append(Piece(sequence.request_id, sequence.index, released, logprobs))

@@ -65,7 +65,8 @@ class PromptPart(msgspec.Struct, frozen=True, array_like=True):
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """Asks for ``n`` continuations of one prompt, given as ``parts`` of text or as ``tokens``.
 
-    ``max_tokens`` None means until the context is full. ``top_logprobs`` None means no log-probabilities.
+    ``max_tokens`` None means until the context is full. ``top_logprobs`` None means no log-probabilities. With ``echo``
+    each text begins with the prompt's; no stop string is looked for there.
     ``scope`` names who may share computed prefixes; ``key`` whose share of the engine the request counts against, and
     ``weight`` how large that share is beside others'. ``is_batch`` requests wait for all others.
     """
@@ -79,6 +80,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     ignore_eos: bool = False
+    echo: bool = False
     scope: str = ""
     key: str = ""
     weight: float = 1.0

@@ -39,12 +39,11 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def has_penalties(self) -> bool:
         """Whether tokens already in the context change the next one's logits."""
-        return (
-            self.repeat_penalty != 1.0
-            or self.presence_penalty != 0.0
-            or self.frequency_penalty != 0.0
-            or self.dry_multiplier != 0.0
-        )
+        return self._penalizes_tokens or self.dry_multiplier != 0.0
+
+    @property
+    def _penalizes_tokens(self) -> bool:
+        return self.repeat_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
     @property
     def is_greedy(self) -> bool:
@@ -57,18 +56,20 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         A seed stays given where nothing is drawn: such requests are computed in batches of their own.
         """
         idle: set[str] = set()
-        if not self.has_penalties:
+        if self.is_greedy:
+            idle |= _CUTTING | _MIROSTAT
+        elif self.mirostat:
+            idle |= _CUTTING | _DRY
+        else:
+            idle |= _MIROSTAT
+        if not self._penalizes_tokens:
             idle.add("repeat_last_n")
         if self.dry_multiplier == 0.0:
-            idle |= {"dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"}
+            idle |= _DRY
         if self.xtc_probability == 0.0:
             idle.add("xtc_threshold")
-        if self.mirostat == 0:
-            idle |= {"mirostat_tau", "mirostat_eta"}
-        if self.is_greedy:
-            idle |= _DRAWING
         kept = {name: getattr(self, name) for name in self.__struct_fields__ if name not in idle}
-        kept["logit_bias"] = {token: bias for token, bias in self.logit_bias.items() if bias != 0.0}
+        kept["logit_bias"] = dict(sorted(self.logit_bias.items()))
         if self.is_greedy:
             kept["temperature"] = 0.0
             kept["seed"] = None if self.seed is None else 0
@@ -80,15 +81,9 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.is_greedy and not self.has_penalties and not self.logit_bias
 
 
-# What only matters where a token is drawn. All but xtc keep the most likely token, and greedy sampling leaves them out.
-_DRAWING = {
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "xtc_probability",
-    "xtc_threshold",
-    "mirostat",
-    "mirostat_tau",
-    "mirostat_eta",
-}
+# Cuts candidates off before one is drawn. Mirostat draws from all; greedy sampling takes the most likely one, which all
+# but xtc keep, and it leaves xtc out.
+_CUTTING = {"top_k", "top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold"}
+# Left out with mirostat.
+_DRY = {"dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"}
+_MIROSTAT = {"mirostat", "mirostat_tau", "mirostat_eta"}

@@ -71,6 +71,7 @@ class Answers:
         self._metrics = metrics
         # By key, and whether they wait behind all others.
         self._flights: dict[tuple[bytes, bool], Flight] = {}
+        self._n_kept = 0
 
     async def find(self, model: ServedModel, submit: Submit, context: RequestContext) -> Source:
         """Raises NotCached if the request wants a stored answer, and there is none."""
@@ -85,17 +86,20 @@ class Answers:
             return Source(BYPASS, self._start(model, submit, context, answer_key(model.identity, submit)).listen())
         assert self._cache is not None
         key = answer_key(model.identity, submit)
-        if not wanted.only_if_cached and (flight := self._under_way(key, submit)) is not None:
-            return self._joined(model, flight)
-        found = await self._cache.get(key, max_age_s=wanted.max_age_s)
-        if found is not None:
-            self._metrics.response_cache.saw_hit(model.name)
-            self._metrics.response_cache.saw_saved(model.name, found.answer.n_tokens, found.answer.compute_s)
-            return Source(HIT, _Replay(found.answer, submit.request_id), found.age_s)
-        if wanted.only_if_cached:
-            raise NotCached("no answer to this request is stored, or none that is young enough (only-if-cached)")
-        if (flight := self._under_way(key, submit)) is not None:  # it took off while we looked
-            return self._joined(model, flight)
+        while True:
+            if not wanted.only_if_cached and (flight := self._under_way(key, submit)) is not None:
+                return self._joined(model, flight)
+            n_kept = self._n_kept
+            found = await self._cache.get(key, max_age_s=wanted.max_age_s)
+            if found is not None:
+                self._metrics.response_cache.saw_hit(model.name)
+                self._metrics.response_cache.saw_saved(model.name, found.answer.n_tokens, found.answer.compute_s)
+                return Source(HIT, _Replay(found.answer, submit.request_id), found.age_s)
+            if wanted.only_if_cached:
+                raise NotCached("no answer to this request is stored, or none that is young enough (only-if-cached)")
+            # While we looked, one may have taken off; or even have landed, and what was kept may be its answer.
+            if self._under_way(key, submit) is None and n_kept == self._n_kept:
+                break
         self._metrics.response_cache.saw_miss(model.name)
         return Source(MISS, self._start(model, submit, context, key).listen())
 
@@ -125,6 +129,7 @@ class Answers:
             if self._cache is not None and flight.is_complete:
                 answer = complete_answer(submit, flight.batches)
                 if answer is not None:
+                    self._n_kept += 1
                     self._cache.put(
                         key, answer, model=model.name, version=model.stored.record.gguf_sha256[:12], owner=context.key
                     )

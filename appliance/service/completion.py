@@ -27,7 +27,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """Choice ``index`` of the answer is answer ``index % n`` to prompt ``index // n``; ``echo`` stands before each."""
+    """Choice ``index`` of the answer is answer ``index % n`` to prompt ``index // n``."""
 
     id: str
     model: str
@@ -36,7 +36,6 @@ class Completion:
     generations: tuple[Generation, ...]
     n: int
     service_tier: str | None = None
-    echo: tuple[str, ...] = ()
 
     @property
     def n_choices(self) -> int:

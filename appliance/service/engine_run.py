@@ -33,6 +33,8 @@ class EngineRun:
     ) -> None:
         """``on_finished`` is told what the engine has computed, also for a request that nobody reads any more."""
         self.submit = submit
+        # Counts how often it began: what came of an earlier beginning is to be forgotten as soon as this is raised.
+        self.n_begun = 0
         self._supervisor = supervisor
         self._spec = spec
         self._on_finished = on_finished
@@ -64,6 +66,9 @@ class EngineRun:
         """
         may_retry = True
         while True:
+            if self._is_cancelled:
+                raise cancelled()
+            self.n_begun += 1
             try:
                 async with contextlib.AsyncExitStack() as stack:
                     engine = await self._engine(stack)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from appliance.engine.messages import Accepted, Event, Finished
+from appliance.engine.messages import Event, Finished
 from appliance.errors import ApplianceError, EngineFailed
 from appliance.service.engine_run import EngineRun, cancelled
 
@@ -16,15 +16,22 @@ class Flight:
 
     def __init__(self, run: EngineRun, on_end: Callable[[Flight], None]) -> None:
         """``on_end`` is called once: when it is complete, has failed, or nobody listens any more."""
-        self.batches: list[Sequence[Event]] = []
         self.error: ApplianceError | None = None
         self.is_complete = False
-        # Counts how often it began: one that runs again after an engine's death is heard from its new beginning.
-        self.n_begun = 0
         self.run = run
+        self._batches: list[Sequence[Event]] = []
+        # Which of the run's beginnings they belong to.
+        self._n_begun = 0
         self._on_end = on_end
         self._listeners: set[Listener] = set()
         self._task = asyncio.create_task(self._fly())
+
+    @property
+    def batches(self) -> Sequence[Sequence[Event]]:
+        """What has come of it. One that runs again after an engine's death is heard from its new beginning: what came
+        before must not leave any more, since from then on it would be told twice.
+        """
+        return self._batches if self._n_begun == self.run.n_begun else ()
 
     @property
     def has_ended(self) -> bool:
@@ -46,14 +53,13 @@ class Flight:
         try:
             async with contextlib.aclosing(self.run.events()) as batches:
                 async for events in batches:
-                    if isinstance(events[0], Accepted):
-                        self.batches = []
-                        self.n_begun += 1
-                    self.batches.append(events)
+                    if self._n_begun != self.run.n_begun:
+                        self._n_begun, self._batches = self.run.n_begun, []
+                    self._batches.append(events)
                     self.is_complete = isinstance(events[-1], Finished)
+                    self._wake()
                     if self.is_complete:
                         self._on_end(self)
-                    self._wake()
         except ApplianceError as error:
             self._fail(error)
         except Exception as error:  # a fault of ours: who listens must not wait for ever
@@ -62,8 +68,8 @@ class Flight:
 
     def _fail(self, error: ApplianceError) -> None:
         self.error = error
-        self._on_end(self)
         self._wake()
+        self._on_end(self)
 
     def _wake(self) -> None:
         for listener in self._listeners:
@@ -93,17 +99,18 @@ class Listener:
 
     async def events(self) -> AsyncGenerator[Sequence[Event], None]:
         """As those of :meth:`EngineRun.events`. Closing the iterator ends listening."""
-        flight = self._flight
+        flight, run = self._flight, self._flight.run
         n_begun = n_heard = 0
         try:
             while True:
                 if self._is_cancelled:
                     raise cancelled()
-                if n_begun != flight.n_begun:
-                    n_begun, n_heard = flight.n_begun, 0
-                if n_heard < len(flight.batches):
-                    events = [event for batch in flight.batches[n_heard:] for event in batch]
-                    n_heard = len(flight.batches)
+                if n_begun != run.n_begun:
+                    n_begun, n_heard = run.n_begun, 0
+                batches = flight.batches
+                if n_heard < len(batches):
+                    events = [event for batch in batches[n_heard:] for event in batch]
+                    n_heard = len(batches)
                     yield events
                     if isinstance(events[-1], Finished):
                         return

@@ -14,7 +14,6 @@ from appliance.service.activity import Activity
 from appliance.service.answers import JOINED, Answers, Source
 from appliance.service.catalog import ServedModel
 from appliance.service.context import RequestContext
-from appliance.service.engine_run import cancelled
 
 
 @dataclass(slots=True)
@@ -83,9 +82,9 @@ class Generation:
                     source = self.source = await self._answers.find(self._model, self.submit, self.context)
                 finally:
                     self.is_located.set()
+                if self._is_cancelled:  # while we looked
+                    source.events.cancel()
                 async with contextlib.aclosing(source.events.events()) as batches:
-                    if self._is_cancelled:
-                        raise cancelled()
                     async for events in batches:
                         self._note(events, source)
                         last = events[-1]

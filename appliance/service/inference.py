@@ -48,15 +48,13 @@ class Inference:
         top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
         return self._completion(model, "chatcmpl", request, context, [parts], max_tokens, top_logprobs)
 
-    async def complete(self, request: CompletionRequest, context: RequestContext) -> Completion:
+    def complete(self, request: CompletionRequest, context: RequestContext) -> Completion:
         """Raises ModelNotFound."""
         model = self.resolve(request.model, context)
-        prompts = request.prompts
-        echo: tuple[str, ...] = ()
-        if request.echo:
-            echo = tuple([p if isinstance(p, str) else await self.detokenize(model, p) for p in prompts])
         max_tokens = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
-        return self._completion(model, "cmpl", request, context, prompts, max_tokens, request.logprobs, echo)
+        return self._completion(
+            model, "cmpl", request, context, request.prompts, max_tokens, request.logprobs, echo=request.echo
+        )
 
     def resolve(self, name: str | None, context: RequestContext | None = None) -> ServedModel:
         """The model that is meant; ``context`` learns its name. Raises ModelNotFound, listing those there are."""
@@ -93,7 +91,8 @@ class Inference:
         prompts: Sequence[Prompt | tuple[PromptPart, ...]],
         max_tokens: int | None,
         top_logprobs: int | None,
-        echo: tuple[str, ...] = (),
+        *,
+        echo: bool = False,
     ) -> Completion:
         completion_id = _new_id(prefix)
         params = sampling_params(request, model.sampling)
@@ -109,6 +108,7 @@ class Inference:
                 stop=request.stop_strings,
                 top_logprobs=top_logprobs,
                 ignore_eos=request.ignore_eos,
+                echo=echo,
                 scope=context.scope,
                 key=context.tenant,
                 weight=context.weight,
@@ -123,7 +123,6 @@ class Inference:
             service_tier=request.served_tier,
             generations=tuple(generations),
             n=request.n or 1,
-            echo=echo,
         )
 
 
@@ -139,7 +138,8 @@ def sampling_params(fields: SamplingFields, defaults: Mapping[str, Any]) -> Samp
     """The engine's sampling parameters; those left out take the model's ``defaults``, then the engine's."""
     given = dict(defaults) | fields.model_dump(include=set(SamplingFields.model_fields), exclude_none=True)
     if "logit_bias" in given:
-        given["logit_bias"] = {int(token): bias for token, bias in given["logit_bias"].items()}
+        # A bias of 0 is none: such a token isn't even looked for.
+        given["logit_bias"] = {int(token): bias for token, bias in given["logit_bias"].items() if bias}
     if "dry_sequence_breakers" in given:
         given["dry_sequence_breakers"] = tuple(given["dry_sequence_breakers"])
     return SamplingParams(**given)

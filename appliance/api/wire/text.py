@@ -19,13 +19,12 @@ def text_completion(completion: Completion, answers: list[Answer]) -> dict[str, 
     """The body of an answer that is not streamed."""
     with_logprobs = completion.generations[0].submit.top_logprobs is not None
     choices: list[dict[str, Any]] = []
-    for number, answer in enumerate(answers):
-        echo = completion.echo[number] if completion.echo else ""
+    for answer in answers:
         for choice in answer.choices:
             choices.append(
                 {
                     "index": len(choices),
-                    "text": echo + "".join(choice.text),
+                    "text": "".join(choice.text),
                     "logprobs": _logprobs(choice.logprobs, 0) if with_logprobs else None,
                     "finish_reason": choice.finish_reason,
                 }
@@ -47,12 +46,7 @@ class TextChunks(ChunkStream):
         self._offsets = [0] * completion.n_choices
 
     def opening(self) -> bytes:
-        if not self.completion.echo:
-            return b""
-        return b"".join(
-            self.chunk({"index": index, "text": self._echo(index), "logprobs": None, "finish_reason": None})
-            for index in range(self.completion.n_choices)
-        )
+        return b""
 
     def body(self, index: int, text: str, logprobs: tuple[TokenLogprob, ...]) -> bytes:
         rendered = orjson.dumps(_logprobs(logprobs, self._offsets[index])) if logprobs else b"null"
@@ -61,9 +55,6 @@ class TextChunks(ChunkStream):
 
     def last_choice(self, index: int, finish_reason: str) -> dict[str, Any]:
         return {"index": index, "text": "", "logprobs": None, "finish_reason": finish_reason}
-
-    def _echo(self, index: int) -> str:
-        return self.completion.echo[index // self.completion.n]
 
 
 def _logprobs(records: Iterable[TokenLogprob], offset: int) -> dict[str, Any]:
