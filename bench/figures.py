@@ -26,7 +26,10 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """``name`` ends in its unit: ``_s``, ``_ratio``, ``_us``; counts a second end in ``_per_s``."""
+    """``name`` ends in its unit: ``_s``, ``_ratio``, ``_us``; counts a second end in ``_per_s``.
+
+    Counts begin with ``n_``.
+    """
 
     name: str
     meaning: str

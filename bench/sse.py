@@ -6,12 +6,13 @@ from __future__ import annotations
 class HttpReader:
     """Takes an answer's bytes and gives its body's.
 
-    ``status`` is 0 until the headers are complete. A body of known length, a chunked one, and one that ends with the
-    connection are understood.
+    ``status`` is 0 until the headers are complete; ``headers`` have names in lower case. A body of known length, a
+    chunked one, and one that ends with the connection are understood.
     """
 
     def __init__(self) -> None:
         self.status = 0
+        self.headers: dict[bytes, bytes] = {}
         self.is_complete = False
         self._buffer = bytearray()
         self._is_chunked = False
@@ -35,7 +36,8 @@ class HttpReader:
         if not words[0].startswith(b"HTTP/1.") or len(words) < 2:
             raise ValueError(f"no HTTP answer: {status_line[:40]!r}")
         self.status = int(words[1])
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
+        fields = (line.partition(b":") for line in lines)
+        headers = self.headers = {name.strip().lower(): value.strip() for name, _, value in fields}
         self._is_chunked = b"chunked" in headers.get(b"transfer-encoding", b"").lower()
         if self._is_chunked:
             self._n_left = 0

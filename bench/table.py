@@ -16,6 +16,8 @@ BEGIN, END = "<!-- results: written by the program -->", "<!-- end of results --
 
 def number(name: str, value: float) -> str:
     """A figure's value with its unit, which its name ends in."""
+    if name.startswith("n_"):
+        return f"{value:,.6g}"
     if name.endswith("_share_ratio"):
         return f"{100 * value:.2g} %"
     if name.endswith("_per_s"):

@@ -29,7 +29,7 @@ class Appliance:
     def describe(self) -> str:
         return (
             f"{__version__} with llama-cpp-python {importlib.metadata.version('llama-cpp-python')}; "
-            "n_threads=THREADS n_ctx=CONTEXT max_running=SLOTS"
+            "n_threads=THREADS n_ctx=CONTEXT max_running=SLOTS response_cache=false"
         )
 
     @contextlib.asynccontextmanager

@@ -1,8 +1,8 @@
 """``python -m bench.probes.fake_engine FD LEVEL FORMAT``: an engine process that computes nothing.
 
-A prompt says how many streams there will be and how long a step takes, as ``64 0.01``. Once so many requests are open,
-each step brings a token for every one of them. With a step of 0 seconds the next step is sent when the gateway has
-read the last one: as fast as it takes them, and never two steps in one read.
+A prompt begins with how many streams there will be and how long a step takes, as ``64 0.01``. Once so many requests
+are open, each step brings a token for every one of them. With a step of 0 seconds the next step is sent when the
+gateway has read the last one: as fast as it takes them, and never two steps in one read.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class FakeEngine:
 
 def _order(submit: Submit) -> tuple[float, float]:
     """How many streams, and how many seconds a step."""
-    n_streams, step_s = submit.parts[0].text.split()
+    n_streams, step_s, *_ = submit.parts[0].text.split(maxsplit=2)
     return float(n_streams), float(step_s)
 
 

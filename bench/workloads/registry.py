@@ -8,10 +8,11 @@ from bench.workloads.fairness import Fairness
 from bench.workloads.gateway import Gateway
 from bench.workloads.http import DISTINCT_CONTEXTS, LONG_PROMPT, ONE_STREAM, SHARED_PREFIX, clients
 from bench.workloads.idle import Idle
+from bench.workloads.response_cache import ResponseCache
 from bench.workloads.vocabulary import Vocabulary
 
 # A quick run leaves them out, for they take minutes, unless they are asked for.
-NOT_QUICK = frozenset({DISTINCT_CONTEXTS.name, Fairness.name})
+NOT_QUICK = frozenset({DISTINCT_CONTEXTS.name, Fairness.name, ResponseCache.name})
 
 
 def all_workloads(*, is_quick: bool) -> tuple[Workload, ...]:
@@ -27,5 +28,6 @@ def all_workloads(*, is_quick: bool) -> tuple[Workload, ...]:
         Fairness(),
         EngineLoop(),
         Gateway(),
+        ResponseCache(),
         Vocabulary(),
     )

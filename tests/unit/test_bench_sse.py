@@ -30,6 +30,7 @@ def test_a_body_of_known_length_is_complete_at_its_end(step) -> None:
     http = HttpReader()
     body = b"".join(http.feed(data[at : at + step]) for at in range(0, len(data), step))
     assert (http.status, body, http.is_complete) == (404, b"gone", True)
+    assert http.headers == {b"content-length": b"4"}
 
 
 def test_a_body_may_end_with_its_connection() -> None:

@@ -50,6 +50,8 @@ def result(*, workload: str = "one_stream", gguf_type: str | None = "Q4_0") -> R
         ("tokens_per_s", 52674.0, "52,674"),
         ("core_share_ratio", 0.0015, "0.15 %"),
         ("long_to_short_ratio", 0.384, "0.38"),
+        ("n_generations", 1.0, "1"),
+        ("miss_added_s", -0.0002, "-0.2 ms"),
     ],
 )
 def test_a_value_is_written_in_the_unit_that_its_name_ends_in(name, value, wanted) -> None:
