@@ -24,15 +24,24 @@ class ServerError(Exception):
     """What went wrong, as one sentence for people.
 
     ``kind``: nobody answers, the key isn't good for it, the server refuses this request, or the connection broke in the
-    middle. ``status`` and ``code`` are the answer's, if there was one.
+    middle. ``status``, ``code`` and ``retry_after_s`` are the answer's, if there was one.
     """
 
-    def __init__(self, message: str, kind: Kind, *, status: int | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        kind: Kind,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.kind = kind
         self.status = status
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +102,12 @@ class Server:
         try:
             timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
             async with self._http.stream(method, path, json=body, headers=headers, timeout=timeout) as response:
-                if response.status_code != 200:
+                is_stream = response.headers.get("Content-Type", "").startswith("text/event-stream")
+                if response.status_code != 200 or not is_stream:
                     await response.aread()
                     raise _refused(response)
                 yield response.headers
-                async for line in response.aiter_lines():
+                async for line in _lines(response):
                     if line.startswith(":"):
                         yield Comment(line[1:].strip())
                     if not line.startswith("data: "):
@@ -105,9 +115,12 @@ class Server:
                     data = line.removeprefix("data: ")
                     if data == "[DONE]":
                         return
-                    event: dict[str, Any] = json.loads(data)
+                    event = json.loads(data)
+                    if not isinstance(event, dict):
+                        raise ValueError("an event is no object")
                     if isinstance(error := event.get("error"), dict):
-                        raise ServerError(str(error.get("message")), "refused", code=error.get("code"))
+                        message = _sentence(str(error.get("message")))
+                        raise ServerError(message, "refused", code=error.get("code"))
                     yield event
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise self._broken(error) from None
@@ -138,14 +151,31 @@ class Server:
         return ServerError(f"The connection to {self.url} broke: {error or type(error).__name__}.", "broken")
 
 
+async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
+    """Lines as server-sent events have them; httpx would also end one at U+2028 and others, which JSON may hold."""
+    begun = b""
+    async for data in response.aiter_bytes():
+        *lines, begun = (begun + data).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r").decode()
+
+
 def _refused(response: httpx.Response) -> ServerError:
     try:
         error = response.json()["error"]
         message, code = str(error["message"]), error.get("code")
     except (ValueError, KeyError, TypeError):
-        message, code = f"{response.request.url} answered {response.status_code}: this is not the appliance", None
+        url, status = response.request.url, response.status_code
+        message, code = f"What answers at {url} is not the appliance: it gave status {status} and no reason", None
     kind: Kind = "unauthorized" if response.status_code in (401, 403) else "refused"
-    return ServerError(_sentence(message), kind, status=response.status_code, code=code)
+    wanted = response.headers.get("Retry-After", "")
+    return ServerError(
+        _sentence(message),
+        kind,
+        status=response.status_code,
+        code=code,
+        retry_after_s=int(wanted) if wanted.isdecimal() else None,
+    )
 
 
 def _sentence(text: str) -> str:
