@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from appliance.errors import ApplianceError, InvalidRequest
+from appliance.schemas.refusal import refusal
 
 # As nginx logs it; no standard status says that the client has closed the connection.
 CLIENT_LEFT_STATUS = 499
@@ -57,35 +58,11 @@ async def _appliance_error(request: Request, error: Exception) -> Response:
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     details = error.errors()
-    # A field of several types has an error for each of them; the one that got furthest says what is wrong.
-    first = _place(details[0])
-    same_field = [detail for detail in details if _place(detail)[: len(first)] == first]
-    detail = max(same_field, key=lambda d: (not d["type"].endswith("_type"), len(_place(d))))
-    name = ".".join(_place(detail))
-    match detail["type"]:
-        case "json_invalid":
-            reason = detail.get("ctx", {}).get("error", "")
-            return respond(InvalidRequest(f"the body is no valid JSON: {reason}"))
-        case "model_attributes_type" | "dict_type" if not name:
-            message = "the body must be a JSON object, sent with Content-Type: application/json"
-        case "missing":
-            message = f"{name}: is required" if name else "the body must be a JSON object"
-        case "value_error":
-            message = detail["msg"].removeprefix("Value error, ")
-            message = f"{name}: {message}" if name else message
-        case _:
-            message = f"{name or 'body'}: want {detail['msg'].removeprefix('Input should be ')}"
-    return respond(InvalidRequest(message, param=name or None))
-
-
-def _place(detail: Mapping[str, Any]) -> list[str]:
-    """Where in the body an error is, without pydantic's names for the members of a union."""
-    steps = [str(step) for step in detail["loc"][1:]]
-    return [
-        step
-        for step in steps
-        if step != "str" and "[" not in step and not step.startswith(("constrained-", "function-"))
-    ]
+    if details[0]["type"] == "json_invalid":
+        reason = details[0].get("ctx", {}).get("error", "")
+        return respond(InvalidRequest(f"the body is no valid JSON: {reason}"))
+    # FastAPI's places begin with the part of the request.
+    return respond(refusal([{**detail, "loc": detail["loc"][1:]} for detail in details]))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

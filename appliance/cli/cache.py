@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from appliance.cli import warm
 from appliance.errors import ConfigError
 
 app = typer.Typer(help="The response cache of a running server.", no_args_is_help=True)
+app.command("warm")(warm.warm)
 
 Url = Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-# Requests in one call: between two calls there is progress to show.
-_WARM_AT_ONCE = 16
-_SHOWN = 20
+_TIME = re.compile(r"([0-9]+|[0-9]*\.[0-9]+)([smhd]?)")
 
 
 @app.command("stats")
@@ -77,11 +77,15 @@ def purge(
     wanted: dict[str, Any] = {"model": model, "key": key, "all": all_of_them}
     if older_than is not None:
         wanted["older_than_s"] = _seconds(older_than)
-    if not all_of_them and not any((model, key, older_than)):
-        raise ConfigError("say which answers, by --model, --key or --older-than; or say --all")
+    is_chosen = any(value is not None for value in (model, key, older_than))
+    if is_chosen == all_of_them:
+        raise ConfigError("say either which answers, by --model, --key or --older-than, or --all")
     with Client(url) as client:
         found = client.post_json("/admin/cache/purge", wanted)
-    words = f"removed {count(found['purged'], 'answer')}; `appliance cache vacuum` gives their room back to the disk"
+    if found["purged"]:
+        words = f"removed {count(found['purged'], 'answer')}; `appliance cache vacuum` gives the room back to the disk"
+    else:
+        words = "there is no such answer; `appliance cache stats` lists those that there are"
     print_result(found, words, json=json)
 
 
@@ -99,83 +103,12 @@ def vacuum(url: Url = None, json: Json = False) -> None:
     print_result(found, words, json=json)
 
 
-@app.command("warm")
-def warm(
-    file: Annotated[Path, typer.Argument(help="JSON lines: bodies of requests, or lines of OpenAI's batch files.")],
-    key: Annotated[str | None, typer.Option(help="Name of the API key whose apps will ask.")] = None,
-    url: Url = None,
-    json: Json = False,
-) -> None:
-    """Run requests through at batch priority, so that their answers are there when apps ask."""
-    from appliance.cli.client import Client
-    from appliance.cli.models.room import print_json
-    from appliance.cli.progress import report
-
-    requests = _requests(file)
-    results: list[dict[str, Any]] = []
-    with Client(url) as client, report().stage("warming", len(requests)) as advance:
-        for begin in range(0, len(requests), _WARM_AT_ONCE):
-            part = [body for _, body in requests[begin : begin + _WARM_AT_ONCE]]
-            results += client.post_json("/admin/cache/warm", {"requests": part, "key": key})["results"]
-            advance(len(part))
-    lines = [number for number, _ in requests]
-    if json:
-        print_json([{"line": line, **result} for line, result in zip(lines, results, strict=True)])
-    else:
-        _show_warmed(lines, results)
-    if any(result["state"] == "error" for result in results):
-        raise typer.Exit(1)
-
-
-def _show_warmed(lines: list[int], results: list[dict[str, Any]]) -> None:
-    unkept = [(line, result) for line, result in zip(lines, results, strict=True) if result["reason"]]
-    for line, result in unkept[:_SHOWN]:
-        typer.echo(f"line {line}: {'error' if result['state'] == 'error' else 'not kept'}: {result['reason']}")
-    if len(unkept) > _SHOWN:
-        typer.echo(f"... and {len(unkept) - _SHOWN} more; --json shows all")
-    states = [result["state"] for result in results]
-    computed = states.count("miss") + states.count("joined")
-    typer.echo(
-        f"{computed} answers computed, {states.count('hit')} were there, "
-        f"{states.count('bypass')} can't be kept, {states.count('error')} failed"
-    )
-
-
-def _requests(file: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The bodies with their lines' numbers. Raises ConfigError."""
-    import orjson
-
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError as error:
-        raise ConfigError(f"{file} can't be read: {error.strerror}") from None
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            body = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise ConfigError(f"{file} line {number}: no valid JSON: {error}") from None
-        if isinstance(body, dict) and isinstance(body.get("body"), dict):  # of a batch file
-            body = body["body"]
-        if not isinstance(body, dict):
-            raise ConfigError(f"{file} line {number}: want a JSON object, the body of a request")
-        found.append((number, body))
-    if not found:
-        raise ConfigError(f"{file} holds no request")
-    return found
-
-
 def _seconds(text: str) -> float:
     """Raises ConfigError."""
-    number, unit = (text[:-1], text[-1]) if text and text[-1] in _UNITS else (text, "s")
-    try:
-        seconds = float(number) * _UNITS[unit]
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise ConfigError(f"--older-than {text}: want a time such as 30m, 12h or 7d")
+    found = _TIME.fullmatch(text)
+    seconds = float(found[1]) * _UNITS[found[2] or "s"] if found is not None else float("inf")
+    if seconds == float("inf"):
+        raise ConfigError(f"--older-than {text!r}: want a time such as 30m, 12h or 7d")
     return seconds
 
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from appliance.schemas.sampling import Text
 
 MAX_WARM_REQUESTS = 256
+
+
+def _is_given(name: str) -> str:
+    if not name:  # it must not be taken for one that was left out, which means all
+        raise ValueError("is empty")
+    return name
+
+
+Name = Annotated[Text, AfterValidator(_is_given)]
 
 
 class CacheStatus(BaseModel):
@@ -57,8 +66,8 @@ class PurgeRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-    model: Text | None = None
-    key: Text | None = None
+    model: Name | None = None
+    key: Name | None = None
     older_than_s: Annotated[float | None, Field(ge=0)] = None
     all: bool = False
 
@@ -75,22 +84,21 @@ class Vacuumed(BaseModel):
 
 
 class WarmRequest(BaseModel):
-    """``requests`` are bodies of chat completions or of completions; ``key`` names the API key whose apps will ask."""
+    """``requests`` are bodies of chat completions or of completions, or lines of OpenAI's batch files, whose ``url``
+    says which of the two; ``key`` names the API key whose apps will ask.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     requests: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_WARM_REQUESTS)]
-    key: Text | None = None
+    key: Name | None = None
 
 
 class Warmed(BaseModel):
-    """What became of a request: ``state`` as in X-Cache, or ``error``; ``reason`` why it isn't kept."""
+    """What became of the request with this index: ``state`` as in X-Cache, or ``error``; ``reason`` why it isn't
+    kept.
+    """
 
+    index: int
     state: str
     reason: str | None = None
-
-
-class WarmResults(BaseModel):
-    """In the order of the requests."""
-
-    results: list[Warmed]

@@ -56,24 +56,39 @@ async def contents(cache: ResponseCache, metrics: ResponseCacheMetrics) -> Cache
 
 
 async def purge(cache: ResponseCache, catalog: Catalog, request: PurgeRequest) -> Purged:
-    """Raises InvalidRequest if nothing is chosen, ResponseCacheFailed."""
+    """Raises InvalidRequest if nothing is chosen or a version isn't one, ResponseCacheFailed."""
     is_chosen = any(value is not None for value in (request.model, request.key, request.older_than_s))
     if not is_chosen and not request.all:
         raise InvalidRequest("say which answers, by model, key or older_than_s; or say all")
     if is_chosen and request.all:
         raise InvalidRequest("say either which answers, or all", param="all")
-    model, _, version = (request.model or "").partition("@")
-    if model:
-        with contextlib.suppress(ModelNotFound):  # it may have left models.lock, and its answers have not
-            model = catalog.entry(model).name
-    selection = Selection(
-        model=model or None,
-        version=version or None,
-        owner=request.key,
-        created_before_s=None if request.older_than_s is None else time.time() - request.older_than_s,
-    )
+    created_before_s = None if request.older_than_s is None else time.time() - request.older_than_s
     with _sqlite_errors():
+        model, version = (None, None) if request.model is None else await _meant(cache, catalog, request.model)
+        selection = Selection(model, version, owner=request.key, created_before_s=created_before_s)
         return Purged(purged=await cache.purge(selection))
+
+
+async def _meant(cache: ResponseCache, catalog: Catalog, reference: str) -> tuple[str, str | None]:
+    """Name and version, as answers are stored with them. Both may have left models.lock, and answers have not."""
+    name, at, wanted = reference.partition("@")
+    if not name or (at and not wanted):
+        raise InvalidRequest(f"{reference!r} is no model: want NAME or NAME@VERSION", param="model")
+    try:
+        entry = catalog.entry(name)
+    except ModelNotFound:
+        entry = None
+    name = entry.name if entry is not None else name
+    if not wanted:
+        return name, None
+    if entry is not None:
+        with contextlib.suppress(ModelNotFound):
+            return name, entry.version(wanted).short
+    stored = [group.version for group in await cache.groups() if group.model == name]
+    found = {version for version in stored if version.startswith(wanted) or wanted.startswith(version)}
+    if len(found) > 1:
+        raise InvalidRequest(f"{reference} means several: {', '.join(sorted(found))}", param="model")
+    return name, found.pop() if found else wanted
 
 
 async def vacuum(cache: ResponseCache) -> Vacuumed:

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
-from appliance.errors import ApplianceError, InvalidRequest
+from appliance.cache.answer import complete_answer
+from appliance.cache.store import ResponseCache
+from appliance.errors import ApplianceError, EngineUnavailable, InvalidRequest, QueueFull, ResponseCacheFailed
 from appliance.schemas.cache import Warmed
 from appliance.schemas.chat import ChatRequest
 from appliance.schemas.completions import CompletionRequest
+from appliance.schemas.refusal import refusal
 from appliance.service.answers import BYPASS, of_several
+from appliance.service.completion import Completion
 from appliance.service.context import RequestContext
 from appliance.service.inference import Inference
 from appliance.state.keys import KeyFile
 
 # Enough to fill an engine's steps; they wait for all others there.
 N_AT_ONCE = 8
+# Of a request whose model can't be loaded at the moment.
+N_TRIES = 4
+
+Endpoint = Callable[[Inference, Mapping[str, Any], RequestContext], Completion]
 
 
 def context_for(keys: KeyFile | None, name: str | None) -> RequestContext:
@@ -31,61 +41,115 @@ def context_for(keys: KeyFile | None, name: str | None) -> RequestContext:
     context = RequestContext(f"warm-{uuid.uuid4().hex}", arrived_at=asyncio.get_running_loop().time())
     if keys is None:
         if name is not None:
-            raise InvalidRequest("this server has no API keys: all requests share answers", param="key")
+            raise InvalidRequest("this server has no API keys: all requests share answers; name none", param="key")
         return context
+    known = ", ".join(sorted(set(keys.names)))
     if name is None:
-        known = ", ".join(sorted(set(keys.names)))
-        raise InvalidRequest(f"answers belong to API keys: say for which one with key; there are: {known}", param="key")
+        raise InvalidRequest(f"answers belong to API keys: name the one whose apps will ask, of {known}", param="key")
     found = keys.named(name)
-    if len({key.scope for key in found}) != 1:
-        trouble = "several keys with scopes of their own have" if found else "no API key has"
-        raise InvalidRequest(f"{trouble} the name {name!r}", param="key")
+    if not found:
+        raise InvalidRequest(f"no API key has the name {name!r}; there are: {known}", param="key")
+    if len({key.scope for key in found}) > 1:
+        raise InvalidRequest(f"several keys with scopes of their own have the name {name!r}", param="key")
     key = found[0]
-    context.key, context.scope, context.tenant, context.weight = key.name, key.scope, key.id, key.weight
-    return context
+    return dataclasses.replace(context, key=key.name, scope=key.scope, tenant=key.id, weight=key.weight)
 
 
-async def warm(inference: Inference, context: RequestContext, requests: Sequence[dict[str, Any]]) -> list[Warmed]:
-    """What became of each. Cancelling it ends those that run."""
+async def warm(
+    inference: Inference,
+    cache: ResponseCache,
+    context: RequestContext,
+    requests: Sequence[dict[str, Any]],
+    stopping: asyncio.Event,
+) -> AsyncGenerator[Warmed, None]:
+    """What became of each, as it ends. Closing it ends those that run.
+
+    Raises:
+        EngineUnavailable: ``stopping`` is set and not all have ended, or a model can't be loaded.
+        ResponseCacheFailed: nothing can be kept any more.
+    """
     turns = asyncio.Semaphore(N_AT_ONCE)
 
-    async def run(number: int, body: dict[str, Any]) -> Warmed:
+    async def run(index: int, line: dict[str, Any]) -> Warmed:
+        n_tries = 0
         async with turns:
-            own = RequestContext(
-                f"{context.request_id}-{number}",
-                arrived_at=asyncio.get_running_loop().time(),
-                key=context.key,
-                scope=context.scope,
-                tenant=context.tenant,
-                weight=context.weight,
-            )
-            try:
-                return await _run(inference, own, body)
-            except ValidationError as error:
-                detail = error.errors()[0]
-                place = ".".join(map(str, detail["loc"]))
-                return Warmed(state="error", reason=f"{place}: {detail['msg']}" if place else detail["msg"])
-            except ApplianceError as error:
-                return Warmed(state="error", reason=error.message)
+            while True:
+                if cache.problem is not None:
+                    raise ResponseCacheFailed(f"no answer can be kept at the moment: {cache.problem}")
+                own = dataclasses.replace(
+                    context, request_id=f"{context.request_id}-{index}", arrived_at=asyncio.get_running_loop().time()
+                )
+                try:
+                    state, reason = await _run(inference, own, line)
+                    return Warmed(index=index, state=state, reason=reason)
+                except ValidationError as error:
+                    return Warmed(index=index, state="error", reason=refusal(error.errors()).message)
+                except ApplianceError as error:
+                    if stopping.is_set():
+                        raise EngineUnavailable("the server is stopping", retry_after_s=30) from None
+                    if error.retry_after_s is None:
+                        return Warmed(index=index, state="error", reason=error.message)
+                    # Others are served first for as long as they come; a model that can't be loaded ends it.
+                    n_tries += not isinstance(error, QueueFull)
+                    if n_tries == N_TRIES:
+                        raise
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stopping.wait(), error.retry_after_s)
 
-    tasks = [asyncio.create_task(run(number, body)) for number, body in enumerate(requests)]
+    tasks = [asyncio.create_task(run(index, line)) for index, line in enumerate(requests)]
     try:
-        return await asyncio.gather(*tasks)
+        for task in asyncio.as_completed(tasks):
+            yield await task
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _run(inference: Inference, context: RequestContext, body: dict[str, Any]) -> Warmed:
-    flex = {**body, "service_tier": "flex"}
-    if "messages" in body:
-        completion = inference.chat(ChatRequest.model_validate(flex), context)
-    elif "prompt" in body:
-        completion = await inference.complete(CompletionRequest.model_validate(flex), context)
-    else:
-        return Warmed(state="error", reason="it has neither messages nor a prompt")
+async def _run(inference: Inference, context: RequestContext, line: dict[str, Any]) -> tuple[str, str | None]:
+    """Where its answer came from, and why it isn't kept."""
+    endpoint, body = _meant(line)
+    completion = endpoint(inference, body, context)
     if not completion.may_be_stored:
-        return Warmed(state=BYPASS, reason="it has neither temperature 0 nor a seed")
-    await completion.answers()
-    return Warmed(state=of_several(source.state for source in completion.sources))
+        return BYPASS, "it has neither temperature 0 nor a seed"
+    is_kept = True
+    for generation in completion.generations:
+        async with contextlib.aclosing(generation.events()) as batches:
+            is_kept &= complete_answer(generation.submit, [events async for events in batches]) is not None
+    state = of_several(source.state for source in completion.sources)
+    return state, None if is_kept else "its text ends where the context does; max_tokens sets an end before that"
+
+
+def _meant(line: dict[str, Any]) -> tuple[Endpoint, Mapping[str, Any]]:
+    """Where a body, or a line of a batch file, goes, and the body. Raises InvalidRequest."""
+    is_of_batch_file = "body" in line
+    body = line["body"] if is_of_batch_file else line
+    if not isinstance(body, dict):
+        raise InvalidRequest("body: want a JSON object")
+    if is_of_batch_file and line.get("method", "POST") != "POST":
+        raise InvalidRequest("method: want POST")
+    if is_of_batch_file and "url" in line:
+        url = line["url"]
+        if not isinstance(url, str) or url not in _ENDPOINTS:
+            raise InvalidRequest(f"url: want one of {', '.join(_ENDPOINTS)}")
+        return _ENDPOINTS[url], body
+    if "messages" in body:
+        return _chat, body
+    if "prompt" in body:
+        return _complete, body
+    raise InvalidRequest("it has neither messages nor a prompt")
+
+
+def _chat(inference: Inference, body: Mapping[str, Any], context: RequestContext) -> Completion:
+    request = ChatRequest.model_validate(body)
+    return inference.chat(request.model_copy(update=_WAITING), context)
+
+
+def _complete(inference: Inference, body: Mapping[str, Any], context: RequestContext) -> Completion:
+    request = CompletionRequest.model_validate(body)
+    return inference.complete(request.model_copy(update=_WAITING), context)
+
+
+# Behind all others.
+_WAITING = {"service_tier": "flex"}
+_ENDPOINTS: dict[str, Endpoint] = {"/v1/chat/completions": _chat, "/v1/completions": _complete}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncGenerator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Response
 
 from appliance.api.state import State
-from appliance.api.streaming import while_connected
+from appliance.api.streaming import EventStreamResponse
+from appliance.api.wire.stream import DONE, frame
 from appliance.cache.store import ResponseCache
 from appliance.errors import ResponseCacheOff
-from appliance.schemas.cache import CacheContents, Purged, PurgeRequest, Vacuumed, WarmRequest, WarmResults
+from appliance.schemas.cache import CacheContents, Purged, PurgeRequest, Vacuumed, Warmed, WarmRequest
 from appliance.service import cache_status
 from appliance.service.warm import context_for, warm
 
@@ -19,7 +22,7 @@ router = APIRouter(prefix="/admin/cache")
 
 async def _cache(state: State) -> ResponseCache:
     if state.cache is None:
-        raise ResponseCacheOff("the response cache is off: it is set so by APPLIANCE_RESPONSE_CACHE")
+        raise ResponseCacheOff("the response cache is off; set response_cache to true, and start the server again")
     return state.cache
 
 
@@ -45,7 +48,18 @@ async def vacuum(cache: Cache) -> Vacuumed:
 
 
 @router.post("/warm")
-async def warm_up(body: WarmRequest, request: Request, state: State, cache: Cache) -> WarmResults:
-    """Runs requests through at batch priority, so that their answers are stored. Ends with the connection."""
+async def warm_up(body: WarmRequest, state: State, cache: Cache) -> Response:
+    """Runs requests through at batch priority, so that their answers are stored. Ends with the connection.
+
+    What became of each is sent as a server-sent event when it ends, in that order.
+    """
     context = context_for(state.keys, body.key)
-    return WarmResults(results=await while_connected(request, warm(state.inference, context, body.requests)))
+    warmed = warm(state.inference, cache, context, body.requests, state.supervisor.stopping)
+    return EventStreamResponse(b": warming\n\n", _frames(warmed), {})
+
+
+async def _frames(warmed: AsyncGenerator[Warmed, None]) -> AsyncGenerator[bytes, None]:
+    async with contextlib.aclosing(warmed):
+        async for result in warmed:
+            yield frame(result.model_dump())
+    yield DONE
