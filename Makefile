@@ -13,7 +13,7 @@ BENCH   := $(VENV)/.bench-$(WHEEL)
 CONVERT := $(VENV)-convert/.converter
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv convert test torture lint check format lock clean bench bench-full
+.PHONY: help run venv convert test torture lint check format lock clean bench bench-full image test-image bundle
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,3 +83,19 @@ $(BENCH): $(RUNTIME) requirements/bench.txt
 $(CONVERT): $(RUNTIME) requirements/convert.lock requirements/convert.in requirements/llama.txt scripts/converter.py
 	@$(BIN)/python scripts/converter.py $(VENV)-convert
 	@touch $@
+
+# What the image is for: cpu or cuda.
+FLAVOUR ?= cpu
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' appliance/__init__.py)
+IMAGE   ?= llm-appliance:$(VERSION)-$(FLAVOUR)
+
+image: ## Build the image that `docker compose up` runs (docs/docker.md)
+	./scripts/build_image.sh runtime-$(FLAVOUR) $(IMAGE)
+
+test-image: $(DEV) $(CONVERT) ## Build an image and try it out, with a real Docker engine
+	@$(BIN)/appliance models fetch
+	./scripts/wheelhouse.sh llama torch
+	$(BIN)/pytest -m image tests/image
+
+bundle: ## Write one archive for a machine without network into dist/
+	./scripts/bundle.sh $(IMAGE)

@@ -31,8 +31,8 @@ def chosen(lock: Lock, names: list[str]) -> list[tuple[Entry, Version]]:
     for entry, version in found:
         if version.gguf is None or any(adapter.gguf is None for adapter in version.adapters):
             raise ConfigError(
-                f"{entry.name}: models.lock doesn't say which bytes come out. Run `appliance models build {entry.name}` "
-                "once, commit the lock that it completes, and build the image then"
+                f"{entry.name}: models.lock doesn't say which bytes come out. Run `appliance models build "
+                f"{entry.name}` once, commit the lock that it completes, and build the image then"
             )
     return found
 
