@@ -18,10 +18,11 @@ async def open_cache(
     *,
     max_bytes: int = 64 << 20,
     ttl_s: float | None = None,
+    retry_s: float = 30.0,
     clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[ResponseCache]:
     """Its file is ``folder / FILE``."""
-    cache = ResponseCache(folder / FILE, max_bytes=max_bytes, ttl_s=ttl_s, clock=clock)
+    cache = ResponseCache(folder / FILE, max_bytes=max_bytes, ttl_s=ttl_s, retry_s=retry_s, clock=clock)
     cache.start()
     try:
         yield cache

@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.cache.writer import delete, transaction
+from appliance.cache.entries import delete, transaction
 
 # Deleted in one transaction: requests are answered from the file between two of them.
 _DELETED_AT_ONCE = 1000
@@ -62,12 +62,11 @@ def purge(connection: sqlite3.Connection, selection: Selection) -> int:
     n_purged = 0
     while True:
         with transaction(connection):
-            some = f"id IN (SELECT id FROM entries WHERE {condition} LIMIT {_DELETED_AT_ONCE})"
-            n_deleted = delete(connection, some, values)
+            n_deleted = delete(connection, f"WHERE {condition}", values, at_most=_DELETED_AT_ONCE)
         n_purged += n_deleted
-        if not n_deleted:
+        if n_deleted < _DELETED_AT_ONCE:
             break
-    # What was removed is in no file any more, not even in the one of the WAL.
+    # It was overwritten in the file; so it is in that of the WAL.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return n_purged
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from appliance.cache import administration
 from appliance.cache.administration import Group, Selection
 from appliance.cache.answer import Answer
+from appliance.cache.pending import Put
 from appliance.cache.reader import Reader
-from appliance.cache.writer import CLOCK_SLACK_S, Put, Writer
+from appliance.cache.writer import CLOCK_SLACK_S, Writer
 
 # How long a stop waits for what is to be written.
 _STOP_TIMEOUT_S = 5.0
@@ -28,12 +29,20 @@ class ResponseCache:
     """Answers by their keys. Reading and keeping never fail: what can't be read isn't there."""
 
     def __init__(
-        self, path: Path, *, max_bytes: int, ttl_s: float | None = None, clock: Callable[[], float] = time.time
+        self,
+        path: Path,
+        *,
+        max_bytes: int,
+        ttl_s: float | None = None,
+        retry_s: float = 30.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """``ttl_s``: how old an answer may become. ``clock``: the wall clock."""
+        """``ttl_s``: how old an answer may become. ``retry_s``: after how long writing is tried again that failed.
+        ``clock``: the wall clock.
+        """
         self._ttl_s = ttl_s
         self._clock = clock
-        self._writer = Writer(path, max_bytes=max_bytes, ttl_s=ttl_s, clock=clock)
+        self._writer = Writer(path, max_bytes=max_bytes, ttl_s=ttl_s, retry_s=retry_s, clock=clock)
         self._reader = Reader(self._writer)
 
     @property
@@ -67,7 +76,7 @@ class ResponseCache:
     @property
     def n_unkept(self) -> int:
         """Answers that could not be kept since the start."""
-        return self._writer.n_unkept
+        return self._writer.pending.n_unkept
 
     @property
     def n_unread(self) -> int:
@@ -87,7 +96,7 @@ class ResponseCache:
             return None
         found = self._fresh(stored.answer, stored.created_s, max_age_s)
         if found is not None:
-            self._writer.touch(stored.entry)
+            self._writer.pending.note_use(stored.entry)
         return found
 
     def put(self, key: bytes, answer: Answer, *, model: str, version: str, owner: str) -> None:
@@ -107,9 +116,10 @@ class ResponseCache:
         return await asyncio.wrap_future(self._writer.run(administration.vacuum))
 
     async def stop(self) -> None:
-        """Writes what waits to be written."""
-        await asyncio.to_thread(self._writer.stop, _STOP_TIMEOUT_S)
+        """Writes what waits to be written. From now on nothing is found."""
         await asyncio.to_thread(self._reader.close)
+        self._writer.stop(_STOP_TIMEOUT_S)
+        await asyncio.to_thread(self._writer.join, _STOP_TIMEOUT_S + 1.0)
 
     def _fresh(self, answer: Answer, created_s: float, max_age_s: float | None) -> Found | None:
         age_s = self._clock() - created_s

@@ -12,21 +12,24 @@ import queue
 import sqlite3
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from appliance import logs
-from appliance.cache.answer import Answer
+from appliance.cache import entries
+from appliance.cache.entries import Entry, transaction, used_bytes
+from appliance.cache.pending import Pending, Put
 from appliance.cache.schema import (
+    FORMAT,
     DamagedFile,
+    FileId,
     ForeignFile,
-    inode_of,
+    file_at,
     is_busy,
     is_damage,
+    make_file,
     open_for_writing,
     set_aside,
 )
@@ -37,61 +40,51 @@ T = TypeVar("T")
 
 # How often it is written down which answers were used; a crash forgets at most that.
 TOUCH_INTERVAL_S = 5.0
-# How long a commit waits for another process, and after how long one that failed is tried again.
+# How long a commit waits for another process, and the pause before it is tried again.
 BUSY_TIMEOUT_S = 0.5
 BUSY_PAUSE_S = 0.05
-RETRY_S = 30.0
 # How often entries are looked for that are past their time.
 EXPIRY_INTERVAL_S = 600.0
-# Tokens of answers that wait to be written, at some 200 bytes each; what comes beyond is not kept.
-MAX_PENDING_TOKENS = 1 << 19
+# Memory for answers that wait to be written; what comes beyond is not kept.
+MAX_PENDING_BYTES = 96 << 20
 # An entry dated later than now by more than this was written before the clock was set back: its age isn't known.
 CLOCK_SLACK_S = 60.0
 # No single answer may push out more than this part of all others.
 MAX_ANSWER_RATIO = 0.25
-# Evicted between two looks at the size, and at most in one transaction: all that it changes goes to the WAL first.
-_EVICTED_AT_ONCE = 64
-_MAX_ROUNDS = 32
+# Entries deleted in one transaction, all of which goes to the WAL first.
+_MAX_DELETED = 1024
 
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """An answer to be kept. ``owner`` is the name of the API key that asked, ``created_s`` the wall clock's."""
-
-    key: bytes
-    model: str
-    version: str
-    owner: str
-    created_s: float
-    answer: Answer
+Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
 
 
 class Writer:
     """Owns the connection that writes. All attributes without an underscore may be read by other threads."""
 
-    def __init__(self, path: Path, *, max_bytes: int, ttl_s: float | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, path: Path, *, max_bytes: int, ttl_s: float | None, retry_s: float, clock: Callable[[], float]
+    ) -> None:
+        """``retry_s``: after how long writing is tried again that failed."""
         self.path = path
         self.max_bytes = max_bytes
-        self.pending: dict[bytes, Put] = {}
+        self.pending = Pending(MAX_PENDING_BYTES)
         self.used_bytes = 0
         self.n_evicted = 0
-        self.n_unkept = 0
         # Why nothing is written at the moment; None: it is.
         self.problem: str | None = None
-        # Raised whenever another file stands at the path: readers then open it anew.
-        self.generation = 0
-        self.is_open = threading.Event()
+        # The file whose tables were found to be sound: the one to read. None: there is none.
+        self.file: FileId | None = None
+        # Set once it is known whether there is one.
+        self.has_started = threading.Event()
         self._ttl_s = ttl_s
+        self._retry_s = retry_s
         self._clock = clock
         self._connection: sqlite3.Connection | None = None
-        self._inode: int | None = None
-        self._touched: set[int] = set()
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._is_stopping = False
-        self._lock = threading.Lock()  # of what waits: the event loop adds to it
-        self._n_pending_tokens = 0
+        # The one that was opened last, sound or not.
+        self._opened: FileId | None = None
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()  # None only wakes the thread
         self._retry_at = 0.0
         self._expire_at = 0.0
+        self._stop_by: float | None = None
         self._thread = threading.Thread(target=self._run, name="response-cache-writer", daemon=True)
 
     def start(self) -> None:
@@ -99,102 +92,158 @@ class Writer:
 
     def put(self, put: Put) -> None:
         """Keeps an answer; it is found from now on, and written soon."""
-        with self._lock:
-            if self._n_pending_tokens > MAX_PENDING_TOKENS:
-                self.n_unkept += 1
-                return
-            before = self.pending.get(put.key)
-            self.pending[put.key] = put
-            self._n_pending_tokens += put.answer.n_completion - (before.answer.n_completion if before else 0)
-        self._jobs.put(_wake)
-
-    def touch(self, entry: int) -> None:
-        """Notes that an entry was used."""
-        self._touched.add(entry)
-
-    def report_damage(self, inode: int | None) -> None:
-        """A reader has found the file of this inode to be damaged."""
-        self._jobs.put(lambda: self._replace(inode))
+        self.pending.add(put)
+        self._jobs.put(None)
 
     def run(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
         """``work`` done with the connection, behind all that was put before.
 
-        The future raises what ``work`` does; sqlite3.OperationalError if there is no file to work with.
+        The future raises what ``work`` does; sqlite3.Error if there is no file to work with, or it is held by another
+        process.
         """
         future: Future[T] = Future()
-
-        def job() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                if self._connection is None:
-                    raise sqlite3.OperationalError(self.problem or "the response cache's file is not open")
-                future.set_result(work(self._connection))
-                self._measure()
-            except BaseException as error:
-                future.set_exception(error)
-                if isinstance(error, sqlite3.Error):
-                    self._get_over(error)
-
-        self._jobs.put(job)
+        if self._stop_by is None:
+            self._jobs.put((work, future))
+        else:
+            future.set_exception(_closed())
         return future
 
+    def report_damage(self, file: FileId) -> None:
+        """A reader has found this file to be damaged."""
+
+        def complain(_: sqlite3.Connection) -> None:
+            if file == self.file:
+                raise DamagedFile("found by a reader")
+
+        self.run(complain)
+
     def stop(self, timeout_s: float) -> None:
-        """Writes what waits and ends the thread; gives up after ``timeout_s``."""
-        self._is_stopping = True
+        """The thread writes what waits and ends, within ``timeout_s`` if it can; doesn't wait for that."""
+        self._stop_by = time.monotonic() + timeout_s
         self._jobs.put(None)
+
+    def join(self, timeout_s: float) -> None:
+        """Waits for the thread's end, or until ``timeout_s`` have passed."""
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        self._open()
-        self.is_open.set()
+        self._commit()
+        self.has_started.set()
         while True:
             jobs = self._wait()
-            self._commit()
+            stop_by = self._stop_by
+            is_done = self._commit()
             for job in jobs:
-                if job is None:
-                    self._close()
-                    return
-                job()
+                self._do(job)
+            if stop_by is not None and (is_done or time.monotonic() > stop_by):
+                break
+        self._close()
+        for _, future in self._waiting():
+            if future.set_running_or_notify_cancel():
+                future.set_exception(_closed())
 
-    def _wait(self) -> list[Callable[[], None] | None]:
+    def _wait(self) -> list[Job]:
         """The jobs that have come, all of them at once: so commits are as large as they come fast."""
-        jobs: list[Callable[[], None] | None] = []
         with contextlib.suppress(queue.Empty):
-            jobs.append(self._jobs.get(timeout=TOUCH_INTERVAL_S))
+            first = self._jobs.get(timeout=TOUCH_INTERVAL_S)
+            return [*([first] if first else []), *self._waiting()]
+        return []
+
+    def _waiting(self) -> list[Job]:
+        jobs = []
+        with contextlib.suppress(queue.Empty):
             while True:
-                jobs.append(self._jobs.get_nowait())
+                if (job := self._jobs.get_nowait()) is not None:
+                    jobs.append(job)
         return jobs
 
-    def _open(self) -> None:
-        for _ in range(2):  # the second time after a damaged file has been set aside
-            inode = inode_of(self.path)
-            try:
-                self._connection = open_for_writing(self.path, BUSY_TIMEOUT_S)
-            except ForeignFile:
-                self._fail(f"{self.path} is another program's database: name another file")
-            except DamagedFile as error:
-                log.warning(logs.event("response_cache_unusable", reason=error))
-                self._set_aside(inode)
-                continue
-            except sqlite3.Error as error:
-                if is_damage(error):
-                    self._set_aside(inode)
-                    continue
-                self._fail(str(error))
-            except OSError as error:
-                self._fail(error.strerror or str(error))
-            else:
-                self._inode = inode_of(self.path)
-                self._recover()
-                self._measure()
+    def _do(self, job: Job) -> None:
+        work, future = job
+        if not future.set_running_or_notify_cancel():
             return
-
-    def _set_aside(self, inode: int | None) -> None:
         try:
-            set_aside(self.path, inode)
-        except OSError as error:
-            self._fail(f"it is damaged, and can't be renamed: {error.strerror}")
+            # What was put before comes first, also if it could not be written a moment ago.
+            if not self._commit():
+                raise sqlite3.OperationalError("another process holds the response cache's file")
+            if self._connection is None:
+                raise sqlite3.OperationalError(self.problem or "the response cache's file is not open")
+            result = work(self._connection)
+            self.used_bytes = used_bytes(self._connection)
+        except Exception as error:
+            if is_damage(error):
+                self._set_aside(error)
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    def _commit(self) -> bool:
+        """Writes what waits, or gives it up; false if it still waits, because another process holds the file."""
+        if time.monotonic() < self._retry_at and self._stop_by is None:
+            self.pending.give_up()
+            return True
+        for is_last in (False, True):
+            try:
+                self._write()
+                return True
+            except Exception as error:  # also what a file gives that was damaged in a way that SQLite doesn't see
+                if is_busy(error):
+                    self._pause()
+                    return False
+                if is_last or not is_damage(error):
+                    self._fail(error)
+                    return True
+                self._set_aside(error)
+        raise AssertionError("unreachable")
+
+    def _write(self) -> None:
+        """Opens the file, if need be, and commits."""
+        if self._connection is None or self.problem is not None or file_at(self.path) != self._opened:
+            self._open()
+        assert self._connection is not None
+        puts, used = self.pending.puts(), self.pending.used()
+        is_expiring = self._ttl_s is not None and time.monotonic() >= self._expire_at
+        is_too_large = self.used_bytes > self.max_bytes
+        if not (puts or used or is_expiring or is_too_large or self.problem):
+            return
+        written = self._entries(puts)
+        with transaction(self._connection):
+            if self.problem is not None:  # whether the disk takes anything is known when it has taken something
+                self._connection.execute(f"PRAGMA user_version = {FORMAT}")
+            entries.write(self._connection, written, used)
+            n_expired = self._expire(self._connection) if is_expiring else 0
+            n_evicted = entries.evict(self._connection, self.max_bytes, at_most=_MAX_DELETED)
+        self.pending.forget(puts, used)
+        self.pending.count_unkept(len(puts) - len(written))
+        self.n_evicted += n_evicted
+        self.used_bytes = used_bytes(self._connection)
+        self._recover()
+        if is_expiring and n_expired < _MAX_DELETED:
+            self._expire_at = time.monotonic() + EXPIRY_INTERVAL_S
+        elif n_expired or n_evicted >= _MAX_DELETED:
+            self._jobs.put(None)  # the limit was lowered, or many are past their time: go on in another transaction
+
+    def _entries(self, puts: list[Put]) -> list[Entry]:
+        """Those that aren't too large."""
+        made = (put.entry() for put in puts)
+        return [entry for entry in made if len(entry.body) <= self.max_bytes * MAX_ANSWER_RATIO]
+
+    def _expire(self, connection: sqlite3.Connection) -> int:
+        now, ttl_s = self._clock(), self._ttl_s
+        assert ttl_s is not None
+        times = (now - ttl_s, now + CLOCK_SLACK_S)
+        return entries.delete(connection, "WHERE created_s < ? OR created_s > ?", times, at_most=_MAX_DELETED)
+
+    def _open(self) -> None:
+        self._close()
+        if file_at(self.path) != self.file:
+            self.file = None  # it was deleted, and its answers with it
+        make_file(self.path)
+        # Before it is opened: if another one is put in its place meanwhile, that is seen at the next commit.
+        self._opened = file_at(self.path)
+        self._connection = open_for_writing(self.path, BUSY_TIMEOUT_S)
+        self.used_bytes = used_bytes(self._connection)
+        self.file = self._opened
+        self.has_started.set()
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -202,165 +251,39 @@ class Writer:
                 self._connection.close()
         self._connection = None
 
-    def _replace(self, inode: int | None) -> None:
-        """Sets the file aside, if it is the one that was found to be damaged, and starts a new one."""
-        if inode is None or inode != self._inode:
-            return
+    def _set_aside(self, error: Exception) -> None:
+        """A new file is begun with the next commit."""
+        log.error(logs.event("response_cache_damaged", path=self.path, reason=error))
         self._close()
-        self._set_aside(inode)
-        self._reopen()
-        self._jobs.put(_wake)  # for what still waits
-
-    def _reopen(self) -> None:
-        self._close()
-        self._open()
-        self.generation += 1
-
-    def _commit(self) -> None:
-        """Writes what waits, if it can be written now."""
-        now = time.monotonic()
-        if now < self._retry_at and not self._is_stopping:
-            self._let_go()
-            return
-        if self._connection is None or inode_of(self.path) != self._inode:
-            self._reopen()
-        if self._connection is None:
-            self._let_go()
-            return
-        puts = list(self.pending.values())
-        touched = list(self._touched)
-        is_expiring = self._ttl_s is not None and now >= self._expire_at
-        if not (puts or touched or is_expiring):
-            return
+        self.file = None
         try:
-            with transaction(self._connection):
-                self._write(self._connection, puts, touched)
-                if is_expiring:
-                    self._expire(self._connection)
-                self._evict(self._connection)
-            self._measure()
-        except sqlite3.Error as error:
-            self._get_over(error)
-            return
-        if is_expiring:
-            self._expire_at = now + EXPIRY_INTERVAL_S
-        self._touched.difference_update(touched)
-        self._forget(puts)
-        self._recover()
+            set_aside(self.path, self._opened)
+        except OSError as why:
+            log.error(logs.event("response_cache_not_set_aside", path=self.path, reason=why))
+        self._jobs.put(None)
 
-    def _write(self, connection: sqlite3.Connection, puts: list[Put], touched: list[int]) -> None:
-        # By numbers, and not by a clock that may be set back: the latest use has the greatest.
-        used = 1 + connection.execute("SELECT coalesce(max(used), 0) FROM entries").fetchone()[0]
-        connection.executemany("UPDATE entries SET used = ? WHERE id = ?", ((used, entry) for entry in touched))
-        for put in puts:
-            body = put.answer.encode()
-            if len(body) > self.max_bytes * MAX_ANSWER_RATIO:
-                self.n_unkept += 1
-                continue
-            facts = (put.key, put.model, put.version, put.owner, put.created_s, used, put.answer.n_tokens)
-            (entry,) = connection.execute(_PUT_ENTRY, (*facts, checksum(put.key, body))).fetchone()
-            connection.execute("INSERT OR REPLACE INTO answers (id, body) VALUES (?, ?)", (entry, body))
+    def _pause(self) -> None:
+        log.debug(logs.event("response_cache_busy", pending=len(self.pending)))
+        time.sleep(BUSY_PAUSE_S)  # SQLite has waited before, but not in every case
+        self._jobs.put(None)
 
-    def _expire(self, connection: sqlite3.Connection) -> None:
-        now, ttl_s = self._clock(), self._ttl_s
-        assert ttl_s is not None
-        delete(connection, "created_s < ? OR created_s > ?", (now - ttl_s, now + CLOCK_SLACK_S))
-
-    def _evict(self, connection: sqlite3.Connection) -> None:
-        longest_unused = f"id IN (SELECT id FROM entries ORDER BY used, id LIMIT {_EVICTED_AT_ONCE})"
-        for _ in range(_MAX_ROUNDS):
-            if used_bytes(connection) <= self.max_bytes:
-                return
-            n_deleted = delete(connection, longest_unused, ())
-            self.n_evicted += n_deleted
-            if not n_deleted:
-                return
-        self._jobs.put(_wake)  # the limit was lowered: go on in the next transaction
-
-    def _measure(self) -> None:
-        if self._connection is not None:
-            self.used_bytes = used_bytes(self._connection)
-
-    def _get_over(self, error: sqlite3.Error) -> None:
-        if is_busy(error) and not self._is_stopping:
-            log.debug(logs.event("response_cache_busy", pending=len(self.pending)))
-            time.sleep(BUSY_PAUSE_S)  # SQLite has waited before, but not in every case
-            self._jobs.put(_wake)
-        elif is_damage(error):
-            self._replace(self._inode)
-        else:
-            self._fail(str(error))
-            self._let_go()
-
-    def _fail(self, problem: str) -> None:
+    def _fail(self, error: Exception) -> None:
         """Nothing is written for a while."""
-        self._retry_at = time.monotonic() + RETRY_S
+        self._retry_at = time.monotonic() + self._retry_s
+        self.pending.give_up()
+        if isinstance(error, ForeignFile):
+            problem = f"{self.path} is another program's database: name another file"
+        else:
+            problem = str(error)
         if problem != self.problem:
-            log.warning(logs.event("response_cache_not_written", path=self.path, reason=problem, retry_s=RETRY_S))
+            log.warning(logs.event("response_cache_not_written", path=self.path, reason=problem, retry_s=self._retry_s))
         self.problem = problem
 
     def _recover(self) -> None:
         if self.problem is not None:
             log.info(logs.event("response_cache_written_again", path=self.path))
         self.problem = None
-        self._retry_at = 0.0
-
-    def _let_go(self) -> None:
-        puts = list(self.pending.values())
-        self.n_unkept += len(puts)
-        self._forget(puts)
-
-    def _forget(self, puts: list[Put]) -> None:
-        """They are written, or given up; another answer of the same key may have come meanwhile."""
-        with self._lock:
-            for put in puts:
-                if self.pending.get(put.key) is put:
-                    del self.pending[put.key]
-                    self._n_pending_tokens -= put.answer.n_completion
 
 
-_PUT_ENTRY = """
-INSERT INTO entries (key, model, version, owner, created_s, used, n_tokens, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (key) DO UPDATE SET model = excluded.model, version = excluded.version, owner = excluded.owner,
-    created_s = excluded.created_s, used = excluded.used, n_tokens = excluded.n_tokens, checksum = excluded.checksum
-RETURNING id
-"""
-
-
-def used_bytes(connection: sqlite3.Connection) -> int:
-    """What is used of the file, which never shrinks by itself but is filled again."""
-    page_size, n_pages, n_free = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
-    )
-    return int(page_size * (n_pages - n_free))
-
-
-def delete(connection: sqlite3.Connection, condition: str, values: tuple[object, ...]) -> int:
-    """How many entries met the condition, and are gone with their answers. Inside a transaction."""
-    ids = [(entry,) for (entry,) in connection.execute(f"SELECT id FROM entries WHERE {condition}", values)]
-    connection.executemany("DELETE FROM answers WHERE id = ?", ids)
-    connection.executemany("DELETE FROM entries WHERE id = ?", ids)
-    return len(ids)
-
-
-def checksum(key: bytes, body: bytes) -> int:
-    """Binds an answer to its key: what a damaged file gives under another key is none."""
-    return zlib.crc32(body, zlib.crc32(key))
-
-
-@contextlib.contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commits what is done in the block, or none of it."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-        raise
-
-
-def _wake() -> None:
-    """A job that is done when the thread has woken up for it."""
+def _closed() -> sqlite3.Error:
+    return sqlite3.OperationalError("the response cache is closed")
