@@ -7,12 +7,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from appliance.schemas.admin import (
+    EndedRequest,
     EngineStatus,
     History,
     KVCacheStatus,
     Latencies,
     LogLines,
     ModelList,
+    ModelPlan,
     ModelStatus,
     Percentiles,
     RequestList,
@@ -48,6 +50,7 @@ def answers() -> dict[str, BaseModel]:
 def status(**fields: Any) -> Status:
     given = {
         "time_s": NOW_S,
+        "started_s": NOW_S - 3600,
         "default": "small",
         "models": [model_status(name="small", is_default=True)],
         "requests_open": 0,
@@ -112,7 +115,9 @@ def engine(**fields: Any) -> EngineStatus:
 def models() -> ModelList:
     """A default one that is loaded and has an older version, and a large one on the disk."""
     current = version(is_current=True, is_default=True, status=model_status(is_default=True))
-    older = version(version="222222222222", quantization="Q8_0", kl_divergence=0.001, size_bytes=700 * MIB)
+    older = version(
+        version="222222222222", quantization="Q8_0", kl_divergence=0.001, size_bytes=700 * MIB, is_previous=True
+    )
     large = version(
         name="large",
         version="333333333333",
@@ -142,10 +147,57 @@ def version(**fields: Any) -> Version:
         "is_current": False,
         "is_default": False,
         "is_pinned": False,
+        "is_previous": False,
+        "state": fields["status"].state if fields.get("status") else "absent" if fields.get("problem") else "stored",
         "problem": None,
         "status": None,
     }
     return Version.model_validate(given | fields)
+
+
+def plan(**fields: Any) -> ModelPlan:
+    """Of the large model, which fits in RAM once the small one has made way; not ``fits``: it doesn't."""
+    given = {
+        "model": "large@333333333333",
+        "quantization": "Q4_K_M",
+        "fits": True,
+        "error": None,
+        "was_loaded": False,
+        "evicted": ["small@111111111111"],
+        "run": {
+            "n_ctx": 8192,
+            "n_seq_max": 37,
+            "n_batch": 512,
+            "type_k": "f16",
+            "type_v": "f16",
+            "n_gpu_layers": 0,
+            "n_cpu_moe": 0,
+            "tensor_split": [],
+            "n_outputs_max": 37,
+        },
+        "reasons": ["n_ctx=8192: more does not fit beside its weights"],
+        "devices": [device_plan(device="RAM", layers=33)],
+    }
+    return ModelPlan.model_validate(given | fields)
+
+
+def device_plan(**fields: Any) -> dict[str, Any]:
+    """Of a device that the model lies on; ``estimated`` None: it lies elsewhere."""
+    given = {
+        "device": "RAM",
+        "layers": 33,
+        "estimated": {
+            "weights_bytes": 5 * GIB,
+            "kv_bytes": GIB,
+            "compute_bytes": 300 * MIB,
+            "overhead_bytes": 100 * MIB,
+            "total_bytes": 6 * GIB + 400 * MIB,
+        },
+        "measured": None,
+        "free_bytes": 6 * GIB,
+        "free_then_bytes": 200 * MIB,
+    }
+    return given | fields
 
 
 def requests(*open_ones: RequestStatus, **fields: Any) -> RequestList:
@@ -159,16 +211,36 @@ def request(**fields: Any) -> RequestStatus:
         "request_id": "req-1",
         "key": "app",
         "model": "small",
-        "state": "running",
+        "state": "decode",
         "prompt_tokens": 100,
         "prompt_tokens_computed": 100,
         "completion_pieces": 20,
         "age_s": 2.0,
         "queue_place": None,
         "tokens_per_s": 12.5,
-        "cache": None,
+        "cache": "miss",
     }
     return RequestStatus.model_validate(given | fields)
+
+
+def ended(**fields: Any) -> EndedRequest:
+    """One that was computed to its end."""
+    given = {
+        "id": "chatcmpl-0",
+        "request_id": "req-0",
+        "key": "app",
+        "model": "small",
+        "outcome": "stop",
+        "cache": "miss",
+        "prompt_tokens": 100,
+        "cached_tokens": 64,
+        "completion_tokens": 40,
+        "queue_s": 0.01,
+        "ttft_s": 0.3,
+        "e2e_s": 2.5,
+        "ended_s": NOW_S - 10,
+    }
+    return EndedRequest.model_validate(given | fields)
 
 
 def history(*snapshots: Snapshot) -> History:
