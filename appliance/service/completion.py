@@ -78,6 +78,8 @@ class Completion:
         try:
             for generation in self.generations:  # with the first text it is told where all of it comes from
                 await generation.is_located.wait()
+                if generation.refusal is not None:
+                    raise generation.refusal
             n_open = len(tasks)
             while n_open:
                 item = await merged.get()

@@ -46,6 +46,8 @@ class Generation:
         self.ttft_s: float | None = None
         # Where the answer comes from, once that is known.
         self.source: Source | None = None
+        # Why there is none.
+        self.refusal: ApplianceError | None = None
         self.is_located = asyncio.Event()
         self._answers = answers
         self._model = model
@@ -80,6 +82,9 @@ class Generation:
             with self._activity.entry(self):
                 try:
                     source = self.source = await self._answers.find(self._model, self.submit, self.context)
+                except ApplianceError as error:
+                    self.refusal = error
+                    raise
                 finally:
                     self.is_located.set()
                 if self._is_cancelled:  # while we looked

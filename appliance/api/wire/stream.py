@@ -114,6 +114,8 @@ class ChunkStream(ABC):
         for event in events:
             match event:
                 case Piece(_, index, text, logprobs):
+                    if self._last_choice is not None:
+                        frames += self._flush()
                     self.completion.generations[number].commit()
                     index += first_index
                     frames += (self._begin, str(index).encode(), self.body(index, text, logprobs), self._end)
