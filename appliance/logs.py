@@ -10,9 +10,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TextIO
 
 MAX_LINE_CHARS = 8192
+# Of all lines that are kept together: some 3 MB for as many as usual ones are, 16 MB for long ones in ASCII.
+MAX_KEPT_CHARS = 16 << 20
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
 
 
@@ -44,8 +47,11 @@ class JsonFormatter(logging.Formatter):
 class RecentLines:
     """The latest lines of the log, numbered from 1 on, for those who look at them from afar."""
 
-    def __init__(self, n_kept: int = 2000) -> None:
-        self._lines: deque[tuple[int, str]] = deque(maxlen=n_kept)
+    def __init__(self, n_kept: int = 10_000, max_chars: int = MAX_KEPT_CHARS) -> None:
+        self._lines: deque[tuple[int, str]] = deque()
+        self._n_kept = n_kept
+        self._max_chars = max_chars
+        self._n_chars = 0
         self._n_lines = 0
         self._on_line: set[Callable[[], None]] = set()
         # Engines' lines come on a thread each.
@@ -56,6 +62,9 @@ class RecentLines:
         with self._turn:
             self._n_lines += 1
             self._lines.append((self._n_lines, line[:MAX_LINE_CHARS]))
+            self._n_chars += len(self._lines[-1][1])
+            while len(self._lines) > self._n_kept or self._n_chars > self._max_chars:
+                self._n_chars -= len(self._lines.popleft()[1])
             listeners = tuple(self._on_line)
         for notify in listeners:
             notify()
@@ -63,8 +72,9 @@ class RecentLines:
     def after(self, number: int) -> list[tuple[int, str]]:
         """The lines that are kept with greater numbers."""
         with self._turn:
-            lines = tuple(self._lines)
-        return [entry for entry in lines if entry[0] > number]
+            # From the end: who follows wants the last one of thousands.
+            newer = list(islice(reversed(self._lines), max(0, self._n_lines - number)))
+        return newer[::-1]
 
     @contextlib.contextmanager
     def notified(self, notify: Callable[[], None]) -> Iterator[None]:

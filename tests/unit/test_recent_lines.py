@@ -29,6 +29,27 @@ def test_only_the_latest_are_kept_and_keep_their_numbers() -> None:
     assert recent.after(0) == [(2, "b"), (3, "c")]
 
 
+def test_long_lines_have_a_bound_together() -> None:
+    recent = RecentLines(max_chars=10)
+    for line in ("aaaa", "bbbb", "cc", "d"):
+        recent.add(line)
+    assert recent.after(0) == [(2, "bbbb"), (3, "cc"), (4, "d")]
+    assert recent.after(1) == recent.after(0)
+    recent.add("e" * 11)  # one alone is above it
+    assert recent.after(0) == []
+    recent.add("f")
+    assert recent.after(0) == [(6, "f")]
+
+
+def test_ten_thousand_lines_are_kept() -> None:
+    recent = RecentLines()
+    for number in range(10_050):
+        recent.add(f"line {number}")
+    found = recent.after(0)
+    assert (len(found), found[0], found[-1]) == (10_000, (51, "line 50"), (10_050, "line 10049"))
+    assert recent.after(10_048) == found[-2:]
+
+
 def test_an_endless_line_is_cut() -> None:
     recent = RecentLines()
     recent.add("x" * (MAX_LINE_CHARS + 1))
