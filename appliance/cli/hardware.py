@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from appliance.hardware.cpu import Cpu
     from appliance.hardware.disks import Disk
     from appliance.hardware.gpus import GPU, GPUs
+    from appliance.hardware.machine import Machine
     from appliance.hardware.ram import Ram
 
 
@@ -27,6 +28,7 @@ def hardware(as_json: Annotated[bool, typer.Option("--json", help="Print everyth
     _show_ram(machine.ram)
     for disk in machine.disks:
         _show_disk(disk)
+    _show_network(machine)
     _show_gpus(machine.gpus)
 
 
@@ -61,6 +63,14 @@ def _show_disk(disk: Disk) -> None:
     kind = f", {disk.file_system}" if disk.file_system else ""
     kind += ", read only" if disk.is_read_only else ""
     _line("", f"{format_bytes(disk.free_bytes)} of {format_bytes(disk.total_bytes)} free{kind}")
+
+
+def _show_network(machine: Machine) -> None:
+    from appliance.hardware.memory_use import format_bytes
+
+    sent, received = machine.net_sent_bytes, machine.net_received_bytes
+    if sent is not None and received is not None:
+        _line("network", f"{format_bytes(sent)} sent and {format_bytes(received)} received since the start")
 
 
 def _show_gpus(gpus: GPUs) -> None:

@@ -12,6 +12,7 @@ from appliance.hardware.cgroup import SYSTEM
 from appliance.hardware.cpu import Cpu, CpuUse, read_cpu
 from appliance.hardware.disks import Disk, read_disks
 from appliance.hardware.gpus import GPUProbe, GPUs
+from appliance.hardware.network import read_traffic
 from appliance.hardware.ram import Ram, read_ram
 
 # How long a single reading watches the processors.
@@ -19,10 +20,14 @@ _USE_S = 0.2
 
 
 class Machine(msgspec.Struct, frozen=True):
+    """The network's bytes count since its start, loopback left out; None: the system doesn't say."""
+
     cpu: Cpu
     ram: Ram
     disks: tuple[Disk, ...]
     gpus: GPUs
+    net_sent_bytes: int | None = None
+    net_received_bytes: int | None = None
 
 
 class MachineProbe:
@@ -40,11 +45,14 @@ class MachineProbe:
 
     def read(self) -> Machine:
         """Blocks while disks and drivers answer, which takes a few milliseconds on a sound machine."""
+        traffic = read_traffic()
         return Machine(
             cpu=msgspec.structs.replace(self._cpu, use_ratios=self._use.ratios()),
             ram=read_ram(self._root),
             disks=read_disks(self._folders, self._root),
             gpus=self.gpus.read(),
+            net_sent_bytes=traffic.sent_bytes,
+            net_received_bytes=traffic.received_bytes,
         )
 
 

@@ -80,7 +80,11 @@ class GPUsStatus(BaseModel):
 
 
 class MachineStatus(BaseModel):
+    """The network's bytes count since the machine's start, loopback left out; None: the system doesn't say."""
+
     cpu: CpuStatus
     ram: RamStatus
     disks: list[DiskStatus]
     gpus: GPUsStatus
+    net_sent_bytes: int | None
+    net_received_bytes: int | None

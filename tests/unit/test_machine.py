@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
 from appliance.hardware.disks import read_disks
 from appliance.hardware.gpus import GPUProbe
 from appliance.hardware.machine import MachineProbe, probe_machine
+from appliance.hardware.network import Traffic, read_traffic
 from appliance.service.machine import machine_status
 from tests.fake_nvml import FakeGPU, FakeNVML
 from tests.unit.machine_files import MEMINFO, write
@@ -49,3 +51,28 @@ def test_each_reading_of_a_probe_is_a_new_one(tmp_path: Path) -> None:
     before = probe.read()
     nvml.gpus[0].used_bytes = 5
     assert (before.gpus.devices[0].used_bytes, probe.read().gpus.devices[0].used_bytes) == (0, 5)
+
+
+class Counted(NamedTuple):
+    bytes_sent: int
+    bytes_recv: int
+
+
+def test_the_network_is_all_interfaces_but_loopback() -> None:
+    interfaces = {"lo": Counted(1, 1), "lo0": Counted(2, 2), "eth0": Counted(30, 40), "longhaul1": Counted(500, 600)}
+    assert read_traffic(lambda: interfaces) == Traffic(530, 640)
+    assert read_traffic(dict) == Traffic(0, 0)
+
+
+def test_a_system_that_does_not_tell_of_its_network_stops_nothing() -> None:
+    def hidden() -> NoReturn:
+        raise PermissionError
+
+    assert read_traffic(hidden) == Traffic(None, None)
+
+
+def test_this_machine_s_network_is_read() -> None:
+    machine = MachineProbe({}, gpus=GPUProbe(FakeNVML())).read()
+    assert machine.net_sent_bytes is not None
+    assert machine.net_received_bytes is not None
+    assert min(machine.net_sent_bytes, machine.net_received_bytes) >= 0

@@ -46,6 +46,8 @@ MACHINE = Machine(
         driver_version="580.65.06",
         cuda_version="13.0",
     ),
+    net_sent_bytes=3 * GIB,
+    net_received_bytes=40 << 20,
 )
 
 
@@ -65,6 +67,7 @@ def test_hardware_shows_the_machine_in_80_columns(made_up: None) -> None:
         "/models (not there yet)",
         "40.0 GiB of 100.0 GiB free, xfs",
         "can't be read: Permission denied",
+        "network           3.0 GiB sent and 40 MiB received since the start",
         "NVIDIA 580.65.06, CUDA up to 13.0",
         "22.0 GiB of 24.0 GiB free",
         "37% busy, 54 °C, 72 W",
@@ -77,6 +80,7 @@ def test_hardware_shows_the_machine_in_80_columns(made_up: None) -> None:
 def test_hardware_as_json_is_the_wire_type(made_up: None) -> None:
     found = json.loads(runner.invoke(app, ["hardware", "--json"]).output)
     assert found["cpu"]["quota"] == 2.5
+    assert (found["net_sent_bytes"], found["net_received_bytes"]) == (3 * GIB, 40 << 20)
     assert found["gpus"]["devices"][1]["lost"] == "the GPU must be reset"
 
 
