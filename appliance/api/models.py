@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from appliance.api.state import Service, State
+from appliance.api.state import AppState, State
 from appliance.service.catalog import ServedModel
 
 router = APIRouter()
@@ -14,25 +14,39 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def list_models(state: State) -> dict[str, Any]:
-    """The models that can be asked for. ``note`` is what a person should know before using one."""
-    return {"object": "list", "data": [_entry(model) for model in state.catalog.current()]}
+    """The models that can be asked for. ``note`` is what a person should know before using one.
+
+    ``max_model_len`` is the context's length in tokens, if it is known before the model is loaded.
+    """
+    return {"object": "list", "data": [_entry(model, state) for model in state.catalog.current()]}
 
 
 @router.get("/v1/models/{model:path}")
-async def get_model(model: str, service: Service) -> dict[str, Any]:
+async def get_model(model: str, state: State) -> dict[str, Any]:
     """One model, by its name or an alias."""
-    return _entry(service.resolve(model))
+    return _entry(state.catalog.resolve(model), state)
 
 
-def _entry(model: ServedModel) -> dict[str, Any]:
+def _entry(model: ServedModel, state: AppState) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "id": model.name,
         "object": "model",
         "created": model.stored.record.mtime_ns // 1_000_000_000,
         "owned_by": "appliance",
+        # Without one it takes completions only.
+        "has_chat_template": model.stored.chat_template is not None,
     }
+    if (max_model_len := _max_model_len(model, state)) is not None:
+        entry["max_model_len"] = max_model_len
     if model.aliases:
         entry["aliases"] = list(model.aliases)
     if model.stored.note:
         entry["note"] = model.stored.note
     return entry
+
+
+def _max_model_len(model: ServedModel, state: AppState) -> int | None:
+    """As the model is loaded or shall be by the settings; None: its load will choose."""
+    host = state.supervisor.hosts.get(model.spec.key)
+    n_ctx = host.info.n_ctx if host is not None and host.info is not None else model.spec.wanted.n_ctx
+    return min(n_ctx, model.stored.record.header.n_ctx_train) if n_ctx is not None else None

@@ -1,31 +1,51 @@
-"""``appliance requests``: what waits and runs on a server."""
+"""``appliance requests``: what waits and runs on a server, and what has ended."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import time
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="The requests that wait and run on a server.", no_args_is_help=True)
+from appliance.cli.models.look import Json
+
+app = typer.Typer(help="The requests that wait and run on a server, and those that ended lately.", no_args_is_help=True)
 
 Url = Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")]
 
 
 @app.command("list")
-def list_requests(url: Url = None) -> None:
+def list_requests(url: Url = None, json: Json = False) -> None:
     """List the requests that wait and run, oldest first."""
     from appliance.cli.client import Client
+    from appliance.cli.models.room import print_json
 
     with Client(url) as client:
         found = client.get_json("/admin/requests")["requests"]
+    if json:
+        return print_json(found)
     if not found:
         typer.echo("no request waits or runs")
     for entry in found:
-        done, prompt = entry["prompt_tokens_computed"], entry["prompt_tokens"]
-        typer.echo(
-            f"{entry['id']}  {entry['state']:8} key {entry['key']}  prompt {done}/{prompt}  "
-            f"answer {entry['completion_pieces']} pieces  {entry['age_s']:.1f} s"
-        )
+        typer.echo(_line(entry))
+    return None
+
+
+@app.command("recent")
+def recent(url: Url = None, json: Json = False) -> None:
+    """List the latest 100 requests that have ended, newest first: how they ended, and how long they took."""
+    from appliance.cli.client import Client
+    from appliance.cli.models.room import print_json
+
+    with Client(url) as client:
+        found = client.get_json("/admin/requests")["recent"]
+    if json:
+        return print_json(found)
+    if not found:
+        typer.echo("no request has ended yet")
+    for entry in found:
+        typer.echo(_ended_line(entry))
+    return None
 
 
 @app.command("cancel")
@@ -41,3 +61,35 @@ def cancel(
     with Client(url) as client:
         client.delete_json(f"/admin/requests/{quote(request_id, safe='')}")
     typer.echo(f"cancelled {request_id}")
+
+
+def _line(entry: dict[str, Any]) -> str:
+    place, speed = entry["queue_place"], entry["tokens_per_s"]
+    words = [
+        entry["id"],
+        f"{entry['state']:8}" + (f" as number {place}" if place is not None else ""),
+        f"{entry['model']}  key {entry['key']}",
+        f"prompt {entry['prompt_tokens_computed']}/{entry['prompt_tokens']}",
+        f"answer {entry['completion_pieces']} pieces" + (f", {speed:.1f} a second" if speed is not None else ""),
+        f"{entry['age_s']:.1f} s",
+    ]
+    return "  ".join(words)
+
+
+def _ended_line(entry: dict[str, Any]) -> str:
+    words = [
+        time.strftime("%H:%M:%S", time.localtime(entry["ended_s"])),
+        entry["id"],
+        f"{entry['outcome']:8} {entry['cache'] or '-':6}",
+        f"{entry['model']}  key {entry['key']}",
+        f"prompt {entry['prompt_tokens']} ({entry['cached_tokens']} cached)  answer {entry['completion_tokens']}",
+        "  ".join(f"{name} {_seconds(entry[field])}" for name, field in _TIMES),
+    ]
+    return "  ".join(words)
+
+
+_TIMES = (("queue", "queue_s"), ("TTFT", "ttft_s"), ("all", "e2e_s"))
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} s"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,7 +51,7 @@ def history(
     json: Json = False,
     since_s: Annotated[float, typer.Option(help="Only what came after this time, in seconds since 1970.")] = 0.0,
 ) -> None:
-    """Show the last ten minutes of a running server: requests, tokens a second, memory and processor."""
+    """Show the last ten minutes of a running server: requests, tokens a second, processor, memory and network."""
     from appliance.cli.client import Client
     from appliance.cli.models.room import print_json
     from appliance.hardware.memory_use import format_bytes
@@ -61,7 +61,8 @@ def history(
     if json:
         return print_json(found)
     typer.echo(
-        f"{'time':8}  {'run':>3} {'wait':>4}  {'prompt/s':>8} {'answer/s':>8}  {'KV':>4}  {'CPU':>4}  {'RAM':>9}"
+        f"{'time':8}  {'run':>3} {'wait':>4}  {'prompt/s':>8} {'answer/s':>8}  {'KV':>4}  {'CPU':>4}  {'RAM':>9}  "
+        f"{'sent/s':>8} {'recv/s':>8}"
     )
     if len(found["snapshots"]) < 2:
         typer.echo(f"nothing yet: the server takes a snapshot every {found['interval_s']:g} s")
@@ -74,10 +75,20 @@ def history(
             at = time.strftime("%H:%M:%S", time.localtime(now["time_s"]))
             typer.echo(
                 f"{at}  {now['requests_running']:3} {now['requests_waiting']:4}  {prompt:8.1f} {answer:8.1f}  "
-                f"{kv:4.0%}  {now['cpu_ratio']:4.0%}  {format_bytes(now['ram_used_bytes']):>9}"
+                f"{kv:4.0%}  {now['cpu_ratio']:4.0%}  {format_bytes(now['ram_used_bytes']):>9}  "
+                f"{_pace(now, before, 'net_sent_bytes'):>8} {_pace(now, before, 'net_received_bytes'):>8}"
             )
         before = now
     return None
+
+
+def _pace(now: dict[str, Any], before: dict[str, Any], name: str) -> str:
+    """Bytes a second between two snapshots."""
+    from appliance.cli.models.room import human_size
+
+    if now[name] is None or before[name] is None:
+        return "-"
+    return human_size(max(0, round((now[name] - before[name]) / max(now["time_s"] - before["time_s"], 1e-3))))
 
 
 def _value(value: object) -> str:

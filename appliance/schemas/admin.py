@@ -53,6 +53,59 @@ class DeviceMemory(BaseModel):
     overhead_bytes: int
 
 
+class TotalMemory(DeviceMemory):
+    total_bytes: int
+
+
+class RunSettings(BaseModel):
+    """How a model is run, in llama.cpp's words. ``n_gpu_layers`` -1: all; ``n_cpu_moe`` of the first layers keep their
+    experts in RAM; ``tensor_split`` has each GPU's part of the layers, empty: equal parts.
+    """
+
+    n_ctx: int
+    n_seq_max: int
+    n_batch: int
+    type_k: str
+    type_v: str
+    n_gpu_layers: int
+    n_cpu_moe: int
+    tensor_split: list[float]
+    n_outputs_max: int
+
+
+class DevicePlan(BaseModel):
+    """What a model would take of a device. ``layers`` counts the output head. ``estimated`` None: nothing.
+
+    ``measured`` is what it took when it was run so before; None: it wasn't. ``free_bytes`` are there for models now,
+    ``free_then_bytes`` once it is loaded and others have made way.
+    """
+
+    device: str
+    layers: int
+    estimated: TotalMemory | None
+    measured: TotalMemory | None
+    free_bytes: int
+    free_then_bytes: int
+
+
+class ModelPlan(BaseModel):
+    """What loading a model would do. Either it ``fits``, and ``run`` says how, or ``error`` says why it doesn't.
+
+    ``model`` is its NAME@VERSION, ``evicted`` those of the models that would be unloaded for it. ``was_loaded``: it is
+    in memory already, or about to be. ``devices``: RAM, then each GPU.
+    """
+
+    model: str
+    quantization: str
+    fits: bool
+    error: str | None
+    was_loaded: bool
+    evicted: list[str]
+    run: RunSettings | None
+    reasons: list[str]
+    devices: list[DevicePlan]
+
+
 class EngineStatus(BaseModel):
     """A model's engine process. ``running`` and ``waiting`` count sequences: a request with n > 1 is several."""
 
@@ -96,10 +149,12 @@ class ModelStatus(BaseModel):
 class Status(BaseModel):
     """``time_s`` is the wall clock's, since 1970; ``default`` the model of a request that names none, if any.
 
+    ``started_s`` is when the server was started: where it has changed, log lines are numbered from 1 again.
     ``response_cache`` None: it is off.
     """
 
     time_s: float
+    started_s: float
     default: str | None
     models: list[ModelStatus]
     requests_open: int
@@ -115,7 +170,10 @@ class History(BaseModel):
 
 
 class Snapshot(BaseModel):
-    """What the server and its machine did at a moment. Counters run since the start; a rate is their difference."""
+    """What the server and its machine did at a moment. Counters run since the start; a rate is their difference.
+
+    The network's run since the machine's start; None: the system doesn't say.
+    """
 
     time_s: float
     requests_running: int
@@ -132,6 +190,8 @@ class Snapshot(BaseModel):
     tpot_p50_s: float | None
     cpu_ratio: float
     ram_used_bytes: int
+    net_sent_bytes: int | None
+    net_received_bytes: int | None
     gpus: list[GPUSnapshot]
 
 
@@ -145,7 +205,11 @@ class GPUSnapshot(BaseModel):
 
 
 class Version(BaseModel):
-    """A version in models.lock. ``problem`` says why it can't be served; ``status`` is there once it was asked for."""
+    """A version in models.lock. ``problem`` says why it can't be served; ``status`` is there once it was asked for.
+
+    ``state`` is the status's, before that stored, or absent for one that can't be served. ``is_previous``: going back
+    makes it current.
+    """
 
     name: str
     version: str
@@ -157,7 +221,9 @@ class Version(BaseModel):
     n_ctx_train: int | None
     n_params: int | None
     kl_divergence: float | None
+    state: str
     is_current: bool
+    is_previous: bool
     is_default: bool
     is_pinned: bool
     problem: str | None
@@ -184,21 +250,54 @@ class LogLines(BaseModel):
 
 
 class RequestStatus(BaseModel):
-    """A prompt that waits or runs. ``id`` is that of its completion, ``request_id`` that of the HTTP request."""
+    """A prompt that waits or runs. ``id`` is that of its completion, ``request_id`` that of the HTTP request.
+
+    ``state`` is waiting, prefill or decode. ``queue_place`` 1 is the next of those of its model that wait for the
+    engine; None: it doesn't. ``cache`` is hit, joined, miss or bypass, or None while the response cache is asked.
+    ``tokens_per_s`` is how fast its answer comes; None before its second piece, and where another request's is given.
+    """
 
     id: str
     request_id: str
     key: str
     model: str
     state: str
+    queue_place: int | None
+    cache: str | None
     prompt_tokens: int
     prompt_tokens_computed: int
     completion_pieces: int
+    tokens_per_s: float | None
     age_s: float
 
 
+class EndedRequest(BaseModel):
+    """A prompt whose answer has ended. ``outcome`` is stop, length, abort (its client left), or an error's code.
+
+    ``cache`` None: it ended before the response cache had answered. ``queue_s`` None: nothing was computed for it, or
+    not to its end; its counts are then what had become known. ``ended_s`` is the wall clock's, since 1970.
+    """
+
+    id: str
+    request_id: str
+    key: str
+    model: str
+    outcome: str
+    cache: str | None
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    queue_s: float | None
+    ttft_s: float | None
+    e2e_s: float
+    ended_s: float
+
+
 class RequestList(BaseModel):
+    """``requests`` are open, oldest first; ``recent`` the latest that ended, newest first."""
+
     requests: list[RequestStatus]
+    recent: list[EndedRequest]
 
 
 class Cancelled(BaseModel):

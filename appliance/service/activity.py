@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
     from appliance.service.generation import Generation
 
 # Of how many of the latest requests the latencies in the status are computed.
-N_RECENT = 512
+N_LATENCIES = 512
+# How many of those that have ended are listed.
+N_RECENT = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A generation that has ended."""
+class Latency:
+    """Of a generation that an engine computed for the request it was begun for."""
 
-    outcome: str
     ttft_s: float | None
     e2e_s: float
     queue_s: float
@@ -32,9 +34,35 @@ class Ended:
     decode_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A generation that has ended, however it did. ``cache``: see service.answers; None: it didn't come so far.
+
+    ``queue_s`` None: nothing was computed for it, or not to its end. ``ended_s`` is the wall clock's.
+    """
+
+    id: str
+    request_id: str
+    key: str
+    model: str
+    outcome: str
+    cache: str | None
+    n_prompt: int
+    n_cached: int
+    n_completion: int
+    queue_s: float | None
+    ttft_s: float | None
+    e2e_s: float
+    ended_s: float
+
+
 class Activity:
+    """``started_s`` is when the server was started, by the wall clock."""
+
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
+        self.started_s = time.time()
+        self.latencies: deque[Latency] = deque(maxlen=N_LATENCIES)
         self.recent: deque[Ended] = deque(maxlen=N_RECENT)
         self._open: dict[str, Generation] = {}
 
@@ -70,12 +98,33 @@ class Activity:
             context.cache = source.state if context.cache == "-" else of_several((context.cache, source.state))
         if context.ttft_s is None:
             context.ttft_s = generation.ttft_s
+        self.recent.append(_ended(generation, outcome, finished, e2e_s))
         if finished is None:
             return
         context.n_prompt += finished.n_prompt
         context.n_completion += finished.n_completion
         context.n_cached += finished.n_cached
         if is_computed:
-            self.recent.append(
-                Ended(outcome, generation.ttft_s, e2e_s, finished.queue_s, finished.n_completion, finished.decode_s)
+            self.latencies.append(
+                Latency(generation.ttft_s, e2e_s, finished.queue_s, finished.n_completion, finished.decode_s)
             )
+
+
+def _ended(generation: Generation, outcome: str, finished: Finished | None, e2e_s: float) -> Ended:
+    context, source = generation.context, generation.source
+    return Ended(
+        id=generation.submit.request_id,
+        request_id=context.request_id,
+        key=context.key,
+        model=context.model,
+        outcome=outcome,
+        cache=source.state if source is not None else None,
+        n_prompt=finished.n_prompt if finished is not None else generation.n_prompt,
+        n_cached=finished.n_cached if finished is not None else 0,
+        # One that was broken off has told its pieces, and a piece is a token but for rare ones.
+        n_completion=finished.n_completion if finished is not None else generation.n_pieces,
+        queue_s=finished.queue_s if finished is not None and source is not None and source.is_computed_for_it else None,
+        ttft_s=generation.ttft_s,
+        e2e_s=e2e_s,
+        ended_s=time.time(),
+    )

@@ -85,12 +85,16 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A version of the lock; ``served`` None: it can't be served, for the reason ``problem``."""
+    """A version of the lock; ``served`` None: it can't be served, for the reason ``problem``.
+
+    ``is_previous``: it was current before the one that is.
+    """
 
     entry: Entry
     version: Version
     served: ServedModel | None
     is_current: bool
+    is_previous: bool
     problem: str | None = None
 
 
@@ -187,13 +191,16 @@ class Catalog:
         listed = []
         for entry in self._lock.models:
             in_use = self._try(entry)
+            choice = self._versions.get(entry.name)
+            previous = choice.previous if choice is not None else None
             for version in entry.versions:
+                is_previous = version.gguf is not None and version.gguf.sha256 == previous
                 try:
                     served = self.resolve(f"{entry.name}@{version.short}")
                     is_current = in_use is not None and served.spec.key == in_use.spec.key
-                    listed.append(Listed(entry, version, served, is_current))
+                    listed.append(Listed(entry, version, served, is_current, is_previous))
                 except ApplianceError as error:
-                    listed.append(Listed(entry, version, None, False, error.message))
+                    listed.append(Listed(entry, version, None, False, is_previous, error.message))
         return listed
 
     def meant(self, name: str, version: str) -> ServedModel:

@@ -5,36 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from appliance.errors import ApplianceError
 from appliance.hardware.fit import Fit, Room
 from appliance.hardware.memory_use import RAM
 from appliance.supervisor.budget import Booking, Budget, booked
 from appliance.supervisor.planner import Planner
+from appliance.supervisor.prospect import Prospect, newcomer_prospect, resident_prospect
 from appliance.supervisor.spec import ModelSpec
-from appliance.supervisor.switching import MakeRoom, Newcomer, Refuse, Resident, Switching
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A model that was asked for. Either ``fit`` says how it is run, or ``refusal`` why it isn't.
-
-    ``evicted`` are the keys of those that made way, ``was_loaded``: it was in memory already.
-    """
-
-    spec: ModelSpec
-    fit: Fit | None
-    refusal: str | None = None
-    evicted: tuple[str, ...] = ()
-    was_loaded: bool = False
+from appliance.supervisor.switching import Resident
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """``loaded`` are the keys of those that are in memory in the end, ``rooms`` what is left beside them."""
+    """``loaded`` are the keys of those that are in memory in the end."""
 
-    steps: tuple[Step, ...]
+    prospects: tuple[Prospect, ...]
     loaded: tuple[str, ...]
-    rooms: tuple[Room, ...]
 
 
 class ImaginedBudget:
@@ -63,8 +48,8 @@ class ImaginedBudget:
 def forecast(specs: Sequence[ModelSpec], budget: Budget, planner: Planner) -> Forecast:
     """Each of ``specs`` is asked for in turn, and has nobody waiting any more when the next one is."""
     memory = _Memory(budget, planner)
-    steps = tuple(memory.ask(spec, float(number)) for number, spec in enumerate(specs))
-    return Forecast(steps, tuple(memory.loaded), budget.rooms(memory.bookings(())))
+    prospects = tuple([memory.ask(spec, float(number)) for number, spec in enumerate(specs)])
+    return Forecast(prospects, tuple(memory.loaded))
 
 
 class _Memory:
@@ -73,41 +58,32 @@ class _Memory:
     def __init__(self, budget: Budget, planner: Planner) -> None:
         self._budget = budget
         self._planner = planner
-        self._switching = Switching(max_wait_s=0.0)
         self._specs: dict[str, ModelSpec] = {}
         self._used_at: dict[str, float] = {}
         self.loaded: dict[str, Fit] = {}
 
-    def ask(self, spec: ModelSpec, now: float) -> Step:
-        self._specs[spec.key] = spec
-        if spec.key in self.loaded:
-            self._used_at[spec.key] = now
-            return Step(spec, self.loaded[spec.key], was_loaded=True)
-        evicted: tuple[str, ...] = ()
-        for decision in self._decide(spec.key, now):
-            if isinstance(decision, Refuse):
-                return Step(spec, None, decision.error.message)
-            if isinstance(decision, MakeRoom):
-                evicted = decision.victims
-        for key in evicted:
+    def ask(self, spec: ModelSpec, now: float) -> Prospect:
+        self._specs[spec.key], self._used_at[spec.key] = spec, now
+        if (fit := self.loaded.get(spec.key)) is not None:
+            return resident_prospect(spec, fit, self, self._planner)
+        found = newcomer_prospect(spec, self._residents(), self, self._planner)
+        for key in found.evicted:
             del self.loaded[key]
-        try:
-            fit = self._place(spec.key, ())
-        except ApplianceError as error:
-            return Step(spec, None, error.message, evicted)
-        self.loaded[spec.key], self._used_at[spec.key] = fit, now
-        return Step(spec, fit, evicted=evicted)
+        if found.fit is not None:
+            self.loaded[spec.key] = found.fit
+        return found
 
-    def bookings(self, freed: Sequence[str]) -> list[Booking]:
-        return [Booking(fit.memory, pid=None, is_settled=False) for key, fit in self.loaded.items() if key not in freed]
+    def rooms(self, freed: Sequence[str] = (), added: Sequence[Booking] = ()) -> tuple[Room, ...]:
+        """See :class:`appliance.supervisor.prospect.Books`."""
+        kept = [fit.memory for key, fit in self.loaded.items() if key not in freed]
+        return self._budget.rooms([*(Booking(memory, pid=None, is_settled=False) for memory in kept), *added])
 
-    def _decide(self, key: str, now: float) -> Sequence[object]:
-        residents = [
-            Resident(other, self._used_at[other], 0, self._specs[other].is_pinned, is_settled=True)
-            for other in self.loaded
+    def fit(self, spec: ModelSpec, freed: Sequence[str]) -> Fit:
+        """See :class:`appliance.supervisor.prospect.Books`."""
+        return self._planner.fit(spec, self.rooms(freed))
+
+    def _residents(self) -> list[Resident]:
+        return [
+            Resident(key, self._used_at[key], n_users=0, is_pinned=self._specs[key].is_pinned, is_settled=True)
+            for key in self.loaded
         ]
-        newcomer = Newcomer(key, since=now, is_urgent=True)
-        return self._switching.decide(now, [newcomer], residents, self._place)[0]
-
-    def _place(self, key: str, freed: Sequence[str]) -> Fit:
-        return self._planner.fit(self._specs[key], self._budget.rooms(self.bookings(freed)))

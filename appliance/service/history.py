@@ -84,6 +84,8 @@ class HistoryKeeper:
             tpot_p50_s=figures.tpot_s.p50 if figures.tpot_s else None,
             cpu_ratio=fmean(machine.cpu.use_ratios) if machine.cpu.use_ratios else 0.0,
             ram_used_bytes=machine.ram.total_bytes - machine.ram.available_bytes,
+            net_sent_bytes=machine.net_sent_bytes,
+            net_received_bytes=machine.net_received_bytes,
             gpus=[
                 GPUSnapshot(
                     use_ratio=gpu.use_ratio,

@@ -1,4 +1,4 @@
-"""What an administrator sees: the models, their engines, the requests that wait and run, and how long they take."""
+"""What an administrator sees: the models, their engines, and how long requests take."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from appliance.schemas.admin import (
     Latencies,
     ModelStatus,
     Percentiles,
-    RequestStatus,
     Status,
     Version,
 )
 from appliance.service.activity import Activity
 from appliance.service.cache_status import cache_status
 from appliance.service.catalog import Catalog, Listed
-from appliance.service.generation import Generation
 from appliance.supervisor.host import ModelHost
 from appliance.supervisor.supervisor import Supervisor
 
@@ -35,6 +33,7 @@ def snapshot(catalog: Catalog, supervisor: Supervisor, activity: Activity, cache
     supervisor.ledger.recheck_all()
     return Status(
         time_s=time.time(),
+        started_s=activity.started_s,
         default=default,
         models=[model_status(host, default) for host in supervisor.hosts.values()],
         requests_open=len(activity.running()),
@@ -72,20 +71,14 @@ def model_status(host: ModelHost, default: str | None) -> ModelStatus:
 
 
 def latencies(activity: Activity) -> Latencies:
-    recent = list(activity.recent)
+    recent = list(activity.latencies)
     return Latencies(
         n_requests=len(recent),
-        queue_s=percentiles([ended.queue_s for ended in recent]),
-        ttft_s=percentiles([ended.ttft_s for ended in recent if ended.ttft_s is not None]),
-        e2e_s=percentiles([ended.e2e_s for ended in recent]),
-        tpot_s=percentiles([ended.decode_s / (ended.n_completion - 1) for ended in recent if ended.n_completion > 1]),
+        queue_s=percentiles([one.queue_s for one in recent]),
+        ttft_s=percentiles([one.ttft_s for one in recent if one.ttft_s is not None]),
+        e2e_s=percentiles([one.e2e_s for one in recent]),
+        tpot_s=percentiles([one.decode_s / (one.n_completion - 1) for one in recent if one.n_completion > 1]),
     )
-
-
-def open_requests(activity: Activity) -> list[RequestStatus]:
-    """Those that wait and run, oldest first."""
-    now = asyncio.get_running_loop().time()
-    return [_request(generation, now) for generation in activity.running()]
 
 
 def percentiles(values: Sequence[float]) -> Percentiles | None:
@@ -139,7 +132,8 @@ def _work(load: Load) -> EngineWork:
 
 def _version(listed: Listed, supervisor: Supervisor, default: str | None) -> Version:
     entry, version, served = listed.entry, listed.version, listed.served
-    host = supervisor.hosts.get(served.spec.key) if served is not None else None
+    # Also of one whose file has gone since: its engine serves on.
+    host = supervisor.hosts.get(f"{entry.name}@{version.short}")
     return Version(
         name=entry.name,
         version=version.short,
@@ -151,24 +145,11 @@ def _version(listed: Listed, supervisor: Supervisor, default: str | None) -> Ver
         n_ctx_train=version.gguf.n_ctx_train if version.gguf is not None else None,
         n_params=version.gguf.n_params if version.gguf is not None else None,
         kl_divergence=version.quality.kl_divergence if version.quality is not None else None,
+        state=host.state if host is not None else "stored" if served is not None else "absent",
         is_current=listed.is_current,
+        is_previous=listed.is_previous,
         is_default=listed.is_current and entry.name == default,
         is_pinned=served.spec.is_pinned if served is not None else False,
         problem=listed.problem,
         status=model_status(host, default) if host is not None else None,
-    )
-
-
-def _request(generation: Generation, now: float) -> RequestStatus:
-    context = generation.context
-    return RequestStatus(
-        id=generation.submit.request_id,
-        request_id=context.request_id,
-        key=context.key,
-        model=context.model,
-        state=generation.state,
-        prompt_tokens=generation.n_prompt,
-        prompt_tokens_computed=generation.n_prompt if generation.state == "decode" else generation.n_computed,
-        completion_pieces=generation.n_pieces,
-        age_s=now - context.arrived_at,
     )

@@ -14,6 +14,7 @@ from appliance.supervisor.budget import Booking, Budget
 from appliance.supervisor.host import ModelHost
 from appliance.supervisor.page_cache import WarmFiles
 from appliance.supervisor.planner import Planner
+from appliance.supervisor.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +31,23 @@ class Ledger:
         self._planner = planner
         self._clock = asyncio.get_running_loop().time
 
-    def rooms(self, freed: Sequence[str] = ()) -> tuple[Room, ...]:
-        """What is left beside all models but those with these keys."""
+    def rooms(self, freed: Sequence[str] = (), added: Sequence[Booking] = ()) -> tuple[Room, ...]:
+        """What is left beside all models but those with the keys ``freed``, and beside what is ``added``."""
         bookings = {
             host.key: Booking(host.memory, host.client.pid if host.client else None, host.info is not None)
             for host in self._hosts.values()
             if host.memory
         }
         gone = [bookings.pop(key) for key in freed if key in bookings]
-        return self._budget.rooms(list(bookings.values()), gone)
+        return self._budget.rooms([*bookings.values(), *added], gone)
 
     def place(self, key: str, freed: Sequence[str]) -> Fit:
-        """Where a model would lie if these had made way. Raises DoesNotFit."""
-        return self._planner.fit(self._hosts[key].spec, self.rooms((*freed, key)))
+        """Where a model that was asked for would lie if these had made way. Raises DoesNotFit."""
+        return self.fit(self._hosts[key].spec, freed)
+
+    def fit(self, spec: ModelSpec, freed: Sequence[str]) -> Fit:
+        """Where any model would lie if these had made way. Raises DoesNotFit."""
+        return self._planner.fit(spec, self.rooms((*freed, spec.key)))
 
     def recheck_all(self) -> None:
         """Forgets why models were refused where that holds no more; nothing is loaded."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
@@ -23,6 +23,7 @@ from appliance.supervisor.guard import Guard
 from appliance.supervisor.host import ModelHost
 from appliance.supervisor.ledger import Ledger
 from appliance.supervisor.planner import Planner
+from appliance.supervisor.prospect import Prospect, newcomer_prospect, resident_prospect
 from appliance.supervisor.spec import ModelSpec, Spawn
 from appliance.supervisor.switching import MakeRoom, Newcomer, Refuse, Resident, Switching
 
@@ -140,6 +141,15 @@ class Supervisor:
                 return host.info
         finally:
             self._urgent.discard(host.key)
+
+    def prospect(self, spec: ModelSpec) -> Prospect:
+        """What :meth:`load` would do now. Nothing is done, and a model that nobody has asked for stays unknown."""
+        host = self.hosts.get(spec.key)
+        if host is not None and host.fit is not None and host.state not in ("draining", "failed"):
+            return resident_prospect(spec, host.fit, self.ledger, self._planner)
+        others = [resident for resident in self._residents() if resident.key != spec.key]
+        found = newcomer_prospect(spec, others, self.ledger, self._planner)
+        return found if found.error is None else replace(found, error=self._with_pinned(found.error))
 
     def preload(self, spec: ModelSpec) -> None:
         """Loads a model when it fits beside what is loaded."""

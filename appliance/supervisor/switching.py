@@ -112,7 +112,7 @@ class Switching:
         may_make_room = all(resident.is_settled for resident in residents)
         for newcomer in sorted(newcomers, key=_order):
             try:
-                fit, victims = _placement(newcomer, residents, place)
+                fit, victims = find_room(newcomer, residents, place)
             except DoesNotFit as error:
                 if newcomer.since is not None:
                     decisions.append(Refuse(newcomer.key, error))
@@ -137,11 +137,7 @@ class Switching:
         return decisions, min(look_again, default=None)
 
 
-def _order(newcomer: Newcomer) -> tuple[bool, float]:
-    return not newcomer.is_urgent, inf if newcomer.since is None else newcomer.since
-
-
-def _placement(newcomer: Newcomer, residents: Sequence[Resident], place: Place) -> tuple[Fit, list[Resident]]:
+def find_room(newcomer: Newcomer, residents: Sequence[Resident], place: Place) -> tuple[Fit, list[Resident]]:
     """Where it would lie, and who must make way for that: as few as will do for it to lie as if all had gone.
 
     Raises:
@@ -161,3 +157,7 @@ def _placement(newcomer: Newcomer, residents: Sequence[Resident], place: Place) 
         if fit.run == best.run:
             victims, best = fewer, fit
     return best, victims
+
+
+def _order(newcomer: Newcomer) -> tuple[bool, float]:
+    return not newcomer.is_urgent, inf if newcomer.since is None else newcomer.since

@@ -32,12 +32,14 @@ async def test_every_version_of_the_lock_is_listed_with_what_its_engine_does(gat
         ("c", True, False, None),
     ]
     assert [m["status"] and m["status"]["state"] for m in models] == ["ready", None, None]
+    assert [m["state"] for m in models] == ["ready", "stored", "stored"]
 
 
 async def test_a_model_that_can_not_be_served_is_listed_with_the_reason(gateway: Gateway) -> None:
     (gateway.state.config.models_dir / "c" / digest("c")[:12] / "record.json").unlink()
     models = (await get(gateway, "/admin/models"))["models"]
     assert [m["problem"] is None for m in models] == [True, True, False]
+    assert [m["state"] for m in models] == ["ready", "stored", "absent"]
     assert error(await post(gateway, "c/load"))[:2] == (404, "model_not_found")
 
 
@@ -124,6 +126,24 @@ async def test_a_version_is_switched_to_once_it_is_loaded() -> None:
         assert (await gateway.http.get("/health/ready")).json()["models"] == {"a": "ready"}
         assert (await done(gateway, "a/use", {"version": "previous"}))["version"] == new
         assert (await gateway.http.get("/health/ready")).json()["models"] == {"a": "ready"}
+
+
+async def test_the_version_to_go_back_to_is_told() -> None:
+    async with run_gateway(models={"a": 0, "b": 0}, n_versions=2) as gateway:
+        assert not any(m["is_previous"] for m in (await get(gateway, "/admin/models"))["models"])
+        await done(gateway, "a/use", {"version": digest("a", 1)})
+        models = (await get(gateway, "/admin/models"))["models"]
+        assert [m["is_previous"] for m in models] == [True, False, False, False]
+        assert [m["is_current"] for m in models] == [False, True, True, False]
+
+
+async def test_a_loaded_model_whose_file_has_gone_is_still_shown_as_it_is(gateway: Gateway) -> None:
+    record = gateway.state.config.models_dir / "a" / digest("a")[:12] / "record.json"
+    record.unlink()
+    gateway.state.catalog._read()
+    (model,) = [m for m in (await get(gateway, "/admin/models"))["models"] if m["name"] == "a"]
+    assert model["problem"]
+    assert (model["state"], model["status"]["state"]) == ("ready", "ready")
 
 
 async def test_a_version_that_can_not_be_loaded_is_not_switched_to_and_the_old_one_serves_on() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from appliance.engine.build import engine_build
 from appliance.models.gguf_header import GGUFHeader
-from tests.gateway import Gateway, run_gateway
+from appliance.settings import ModelSettings
+from tests.gateway import Gateway, engine_config, run_gateway
 
 FINGERPRINT = f"b5d54c39e666-{engine_build()}"
 
@@ -190,6 +191,25 @@ async def test_a_model_without_a_template_refuses_chat() -> None:
 async def test_models_are_listed_with_their_note(gateway: Gateway) -> None:
     (entry,) = (await gateway.http.get("/v1/models")).json()["data"]
     assert (entry["id"], entry["object"], entry["note"]) == ("fake", "model", "a fake")
+
+
+async def test_a_model_tells_its_context_as_far_as_it_is_known_and_whether_it_chats() -> None:
+    bare = GGUFHeader("fake", 256, 1, ("F32",), None, "", "", (), 1)
+    own = {"b": ModelSettings(n_ctx=128), "c": ModelSettings(n_ctx=4096)}
+    async with run_gateway(engine_config(n_ctx=64), models=dict.fromkeys("abcd", 0), own=own) as gateway:
+        entries = {entry["id"]: entry for entry in (await gateway.http.get("/v1/models")).json()["data"]}
+        # Loaded; as it is set; set to more than it was trained for; not known before it is loaded.
+        assert {name: entry.get("max_model_len") for name, entry in entries.items()} == {
+            "a": 64,
+            "b": 128,
+            "c": 256,
+            "d": None,
+        }
+        assert "max_model_len" not in entries["d"]
+        assert all(entry["has_chat_template"] for entry in entries.values())
+        assert (await gateway.http.get("/v1/models/b")).json() == entries["b"]
+    async with run_gateway(header=bare, is_loaded=False) as gateway:
+        assert (await gateway.http.get("/v1/models/fake")).json()["has_chat_template"] is False
 
 
 async def test_unknown_paths_and_methods_have_the_envelope(gateway: Gateway) -> None:

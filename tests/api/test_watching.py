@@ -105,6 +105,8 @@ async def test_the_last_minutes_are_kept(monkeypatch: pytest.MonkeyPatch, gatewa
     counts = [snapshot["completion_tokens"] for snapshot in found]
     assert counts == sorted(counts)
     assert found[-1]["ram_used_bytes"] > 0
+    assert found[-1]["net_sent_bytes"] >= found[0]["net_sent_bytes"] >= 0
+    assert found[-1]["net_received_bytes"] >= found[0]["net_received_bytes"] >= 0
     later = (await get(gateway, f"/admin/history?since_s={times[-2]}"))["snapshots"]
     assert later == found[-1:]
 

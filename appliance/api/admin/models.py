@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from appliance.api.state import State
-from appliance.schemas.admin import ModelList, ModelStatus, UseRequest
+from appliance.schemas.admin import ModelList, ModelPlan, ModelStatus, UseRequest
+from appliance.service.plan import model_plan
 from appliance.service.status import model_status, versions
 from appliance.supervisor.host import ModelHost
 
@@ -21,6 +22,12 @@ Name = Annotated[str, Path(min_length=1)]
 async def list_models(state: State) -> ModelList:
     """Every version of models.lock: whether it can be served, and what its engine does."""
     return ModelList(models=versions(state.catalog, state.supervisor))
+
+
+@router.get("/models/{model:path}/plan")
+async def plan(model: Name, state: State) -> ModelPlan:
+    """What loading a model, or NAME@VERSION, would do now, beside what is loaded. Nothing is done."""
+    return model_plan(state.supervisor.prospect(state.catalog.resolve(model).spec))
 
 
 @router.post("/models/{model:path}/load")

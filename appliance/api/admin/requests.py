@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from appliance.api.state import State
 from appliance.errors import NotFound
 from appliance.schemas.admin import Cancelled, History, RequestList, Status
-from appliance.service.status import open_requests, snapshot
+from appliance.service.requests import request_list
+from appliance.service.status import snapshot
 
 router = APIRouter(prefix="/admin")
 
@@ -26,8 +27,8 @@ async def history(state: State, since_s: float = 0.0) -> History:
 
 @router.get("/requests")
 async def requests(state: State) -> RequestList:
-    """The requests that wait and run, oldest first."""
-    return RequestList(requests=open_requests(state.activity))
+    """The requests that wait and run, oldest first, and the latest 100 that ended, newest first."""
+    return request_list(state.activity)
 
 
 @router.delete("/requests/{request_id}")

@@ -33,6 +33,28 @@ def ps(url: Url = None, json: Json = False) -> None:
     return None
 
 
+def plan(model: Model, url: Url = None, json: Json = False) -> None:
+    """Show what loading a model would do in a running server now: where it would lie, and what would be unloaded.
+
+    Nothing is loaded. The exit status is 1 if it doesn't fit.
+    """
+    from appliance.cli.client import Client
+    from appliance.cli.models.room import print_json
+    from appliance.cli.plan_view import rooms_now, rooms_then, show_plan
+    from appliance.schemas.admin import ModelPlan
+
+    with Client(url) as client:
+        plain = client.get_json(_path(model, "plan"))
+    found = ModelPlan.model_validate(plain)
+    if json:
+        print_json(plain)
+    else:
+        typer.echo(f"with {rooms_now(found)}, beside what is loaded:")
+        show_plan(found)
+        typer.echo(f"\nthen free    {rooms_then(found)}")
+    raise typer.Exit(0 if found.fits else 1)
+
+
 def load(model: Model, url: Url = None, json: Json = False) -> None:
     """Load a model in a running server now. Others that are not pinned make way if there is no room."""
     from appliance.cli.client import Client
