@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TextIO
 
 MAX_LINE_CHARS = 8192
+N_KEPT_LINES = 10_000
 # Of all lines that are kept together: some 3 MB for as many as usual ones are, 16 MB for long ones in ASCII.
 MAX_KEPT_CHARS = 16 << 20
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
@@ -47,7 +48,7 @@ class JsonFormatter(logging.Formatter):
 class RecentLines:
     """The latest lines of the log, numbered from 1 on, for those who look at them from afar."""
 
-    def __init__(self, n_kept: int = 10_000, max_chars: int = MAX_KEPT_CHARS) -> None:
+    def __init__(self, n_kept: int = N_KEPT_LINES, max_chars: int = MAX_KEPT_CHARS) -> None:
         self._lines: deque[tuple[int, str]] = deque()
         self._n_kept = n_kept
         self._max_chars = max_chars
@@ -59,15 +60,22 @@ class RecentLines:
 
     def add(self, line: str) -> None:
         """From any thread."""
+        # Half of a surrogate pair can be printed, and in no JSON be sent.
+        text = line[:MAX_LINE_CHARS].encode(errors="backslashreplace").decode()
         with self._turn:
             self._n_lines += 1
-            self._lines.append((self._n_lines, line[:MAX_LINE_CHARS]))
-            self._n_chars += len(self._lines[-1][1])
+            self._lines.append((self._n_lines, text))
+            self._n_chars += len(text)
             while len(self._lines) > self._n_kept or self._n_chars > self._max_chars:
                 self._n_chars -= len(self._lines.popleft()[1])
             listeners = tuple(self._on_line)
         for notify in listeners:
             notify()
+
+    @property
+    def newest(self) -> int:
+        """The number of the latest line; 0 if there was none."""
+        return self._n_lines
 
     def after(self, number: int) -> list[tuple[int, str]]:
         """The lines that are kept with greater numbers."""

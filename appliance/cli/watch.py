@@ -20,13 +20,12 @@ def logs(
     from appliance.cli.client import Client
 
     with Client(url) as client:
-        latest = client.get_json("/admin/logs")["lines"]
-        for entry in latest[-lines:] if lines else ():
-            typer.echo(entry["line"])
         if follow:
-            after = latest[-1]["number"] if latest else 0
-            for entry in client.follow(f"/admin/logs?follow=true&after={after}"):
-                typer.echo(entry["line"])
+            found = client.follow(f"/admin/logs?follow=true&limit={lines}")
+        else:
+            found = client.get_json(f"/admin/logs?limit={lines}")["lines"]
+        for entry in found:
+            typer.echo(entry["line"])
 
 
 def events(url: Url = None, json: Json = False) -> None:
@@ -62,7 +61,7 @@ def history(
         return print_json(found)
     typer.echo(
         f"{'time':8}  {'run':>3} {'wait':>4}  {'prompt/s':>8} {'answer/s':>8}  {'KV':>4}  {'CPU':>4}  {'RAM':>9}  "
-        f"{'sent/s':>8} {'recv/s':>8}"
+        f"{'kB/s out':>8} {'kB/s in':>8}"
     )
     if len(found["snapshots"]) < 2:
         typer.echo(f"nothing yet: the server takes a snapshot every {found['interval_s']:g} s")
@@ -83,12 +82,10 @@ def history(
 
 
 def _pace(now: dict[str, Any], before: dict[str, Any], name: str) -> str:
-    """Bytes a second between two snapshots."""
-    from appliance.cli.models.room import human_size
-
+    """Thousands of bytes a second between two snapshots."""
     if now[name] is None or before[name] is None:
         return "-"
-    return human_size(max(0, round((now[name] - before[name]) / max(now["time_s"] - before["time_s"], 1e-3))))
+    return f"{(now[name] - before[name]) / max(now['time_s'] - before['time_s'], 1e-3) / 1000:.1f}"
 
 
 def _value(value: object) -> str:

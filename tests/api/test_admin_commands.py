@@ -169,6 +169,7 @@ async def test_the_last_minutes_are_a_table(gateway: Gateway, monkeypatch: pytes
     keeping.cancel()
     said = await run(gateway, "history")
     head, *rows = said.out.splitlines()
-    assert head.split() == ["time", "run", "wait", "prompt/s", "answer/s", "KV", "CPU", "RAM", "sent/s", "recv/s"]
+    assert head.split() == "time run wait prompt/s answer/s KV CPU RAM kB/s out kB/s in".split()
+    assert max(map(len, said.out.splitlines())) <= 80
     assert len(rows) == len(gateway.state.history._ring) - 1
     assert len(json.loads((await run(gateway, "history", "--json")).out)["snapshots"]) == len(rows) + 1

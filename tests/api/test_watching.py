@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.api.server import ServerOptions
+from appliance.schemas.admin import LogLines
 from tests.api.admin import done, get
 from tests.fake_models import digest
 from tests.gateway import Gateway, run_gateway
@@ -64,11 +65,29 @@ async def test_log_lines_are_numbered_and_followed_and_a_client_that_leaves_is_f
     assert [(line["number"], line["line"]) for line in lines] == [(1, "one"), (2, "two"), (3, "three")]
     assert [line["line"] for line in (await get(gateway, "/admin/logs?after=2"))["lines"]] == ["three"]
     assert (await get(gateway, "/admin/logs?after=99"))["lines"] == []
+    assert [line["line"] for line in (await get(gateway, "/admin/logs?limit=2"))["lines"]] == ["two", "three"]
+    assert [line["line"] for line in (await get(gateway, "/admin/logs?limit=2&after=2"))["lines"]] == ["three"]
+    assert (await get(gateway, "/admin/logs?limit=0"))["lines"] == []
+    refused = await gateway.http.get("/admin/logs?limit=-1", headers=gateway.admin)
+    assert refused.status_code == 400
     async with following(gateway, "/admin/logs?follow=true&after=1") as events:
         assert [(await anext(events))["line"] for _ in range(2)] == ["two", "three"]
         await asyncio.to_thread(log.add, "four")
         assert await anext(events) == {"number": 4, "line": "four"}
+    async with following(gateway, "/admin/logs?follow=true&limit=1") as events:
+        assert await anext(events) == {"number": 4, "line": "four"}
+    async with following(gateway, "/admin/logs?follow=true&limit=0") as events:
+        await until(lambda: log._on_line)
+        await asyncio.to_thread(log.add, "five")
+        assert await anext(events) == {"number": 5, "line": "five"}
     await until(lambda: not log._on_line)
+
+
+async def test_log_lines_are_as_their_type_says(gateway: Gateway) -> None:
+    for line in ("one", 'ä \U0001f600 "', "\x00\x1b[31m", "x" * 9000):
+        gateway.state.log.add(line)
+    found = LogLines.model_validate(await get(gateway, "/admin/logs"))
+    assert [(entry.number, entry.line) for entry in found.lines] == gateway.state.log.after(0)
 
 
 async def test_streams_that_never_end_hold_up_no_stop() -> None:

@@ -56,6 +56,13 @@ def test_an_endless_line_is_cut() -> None:
     assert len(recent.after(0)[0][1]) == MAX_LINE_CHARS
 
 
+def test_what_is_no_text_can_be_sent_all_the_same() -> None:
+    recent = RecentLines()
+    recent.add("file=\udcff ä")
+    assert recent.after(0) == [(1, "file=\\udcff ä")]
+    assert recent.newest == 1
+
+
 def test_who_follows_is_told_of_each_line_until_he_has_had_enough() -> None:
     recent, told = RecentLines(), list[int]()
     with recent.notified(lambda: told.append(len(recent.after(0)))):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+import orjson
+from fastapi import APIRouter, Query, Response
 from starlette.responses import StreamingResponse
 
 from appliance.api.state import State
 from appliance.api.streaming import HEADERS, KEEP_ALIVE_S
 from appliance.api.wire.stream import DONE, frame
-from appliance.schemas.admin import LogLine, LogLines
+from appliance.logs import N_KEPT_LINES
 
 router = APIRouter(prefix="/admin")
 
@@ -33,11 +34,18 @@ async def events(state: State) -> Response:
 
 
 @router.get("/logs")
-async def log_lines(state: State, after: int = 0, follow: bool = False) -> Response:
-    """The latest lines of the log, the engines' among them; with `follow`, those that come too, as they come."""
+async def log_lines(
+    state: State, after: int = 0, limit: Annotated[int, Query(ge=0)] = N_KEPT_LINES, follow: bool = False
+) -> Response:
+    """The latest lines of the log, the engines' among them; with `follow`, those that come too, as they come.
+
+    It begins with those whose numbers are above `after`, the latest `limit` of them.
+    """
+    begin = max(after, state.log.newest - limit)
     if not follow:
-        lines = LogLines(lines=[LogLine(number=number, line=line) for number, line in state.log.after(after)])
-        return Response(lines.model_dump_json(), media_type="application/json")
+        # As appliance.schemas.admin.LogLines, whose thousands of objects would stop all streams for a moment.
+        lines = [{"number": number, "line": line} for number, line in state.log.after(begin)]
+        return Response(orjson.dumps({"lines": lines}), media_type="application/json")
     loop = asyncio.get_running_loop()
     has_come = asyncio.Event()
 
@@ -45,7 +53,7 @@ async def log_lines(state: State, after: int = 0, follow: bool = False) -> Respo
         loop.call_soon_threadsafe(has_come.set)
 
     async def written() -> AsyncGenerator[dict[str, Any]]:
-        number = after
+        number = begin
         with state.log.notified(notify):
             while True:
                 has_come.clear()
