@@ -12,7 +12,6 @@ from appliance.cli import warm
 from appliance.errors import ConfigError
 
 app = typer.Typer(help="The response cache of a running server.", no_args_is_help=True)
-app.command("warm")(warm.warm)
 
 Url = Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -25,7 +24,7 @@ _TIME = re.compile(r"([0-9]+|[0-9]*\.[0-9]+)([smhd]?)")
 def stats(url: Url = None, json: Json = False) -> None:
     """Show how full it is, what it did since the server's start, and its answers by model and API key."""
     from appliance.cli.client import Client
-    from appliance.cli.models.room import print_json
+    from appliance.cli.models.room import count, print_json
     from appliance.hardware.memory_use import format_bytes
 
     with Client(url) as client:
@@ -36,6 +35,8 @@ def stats(url: Url = None, json: Json = False) -> None:
     status = found["status"]
     typer.echo(f"file       {status['path']}")
     typer.echo(f"used       {format_bytes(status['used_bytes'])} of {format_bytes(status['limit_bytes'])}")
+    if status["ttl_s"] is not None:
+        typer.echo(f"kept for   {_age(status['ttl_s'])}")
     if status["problem"]:
         typer.echo(f"problem    no answer can be kept: {status['problem']}")
     asked = status["hits"] + status["joins"] + status["misses"]
@@ -44,13 +45,16 @@ def stats(url: Url = None, json: Json = False) -> None:
     passed = ", ".join(f"{number} {reason}" for reason, number in sorted(status["bypasses"].items()))
     typer.echo(f"passed by  {passed or 'none'}")
     typer.echo(f"saved      {status['saved_tokens']} tokens, {status['saved_s']:.1f} s of computing")
-    typer.echo(f"evicted    {status['evictions']}; not kept {status['unkept']}; not read {status['unread']}")
+    typer.echo(
+        f"evicted    {count(status['evictions'], 'answer')}; {status['unkept']} could not be kept; "
+        f"{count(status['unread'], 'read')} failed"
+    )
     if not found["contents"]:
         typer.echo("no answer is stored")
     for group in found["contents"]:
         age = _age(time.time() - group["oldest_s"])
         typer.echo(
-            f"  {group['model']}@{group['version']}  key {group['key']}  {group['answers']} answers, "
+            f"  {group['model']}@{group['version']}  key {group['key']}  {count(group['answers'], 'answer')}, "
             f"{group['tokens']} tokens, the oldest {age} old"
         )
 
@@ -101,6 +105,9 @@ def vacuum(url: Url = None, json: Json = False) -> None:
         found = client.post_json("/admin/cache/vacuum")
     words = f"{format_bytes(found['before_bytes'])} before, {format_bytes(found['after_bytes'])} now"
     print_result(found, words, json=json)
+
+
+app.command("warm")(warm.warm)
 
 
 def _seconds(text: str) -> float:

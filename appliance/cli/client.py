@@ -63,7 +63,7 @@ class Client:
 
     def _json(self, method: str, path: str, accept: tuple[int, ...], body: dict[str, Any] | None = None) -> Any:
         try:
-            response = self._http.request(method, path, json=body)
+            response = self._http.request(method, path, **_json_body(body))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
         if response.status_code not in accept:
@@ -82,15 +82,13 @@ class Client:
         Raises:
             ServerError: also for an error that comes inside the stream.
         """
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self._events("POST", path, content, on_comment)
+        return self._events("POST", path, body, on_comment)
 
     def _events(
-        self, method: str, path: str, content: bytes | None, on_comment: Callable[[str], None]
+        self, method: str, path: str, body: dict[str, Any] | bytes | None, on_comment: Callable[[str], None]
     ) -> Generator[dict[str, Any], None, None]:
         try:
-            headers = {"Content-Type": "application/json"} if content is not None else None
-            with self._http.stream(method, path, content=content, headers=headers) as response:
+            with self._http.stream(method, path, **_json_body(body)) as response:
                 if response.status_code != 200:
                     response.read()
                     raise self._refused(response)
@@ -149,6 +147,14 @@ def key(config: settings.Settings) -> str | None:
 def _authorization(config: settings.Settings) -> dict[str, str]:
     found = key(config)
     return {"Authorization": f"Bearer {found}"} if found else {}
+
+
+def _json_body(body: dict[str, Any] | bytes | None) -> dict[str, Any]:
+    """As arguments of httpx, whose own encoder fails on arguments of a command that are no text."""
+    if body is None:
+        return {}
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return {"content": content, "headers": {"Content-Type": "application/json"}}
 
 
 def _message(response: httpx.Response) -> str:

@@ -30,6 +30,8 @@ def status(
             f"response cache  {cache['hits']} hits, {cache['joins']} joined, {cache['misses']} misses; "
             f"{format_bytes(cache['used_bytes'])} of {format_bytes(cache['limit_bytes'])}"
         )
+        if cache["problem"]:
+            typer.echo(f"  no answer can be kept: {cache['problem']}")
     latencies = found["latencies"]
     typer.echo(f"latencies of the last {latencies['n_requests']} requests, in seconds: p50, p90, p99")
     for name, text in (("queue_s", "queue"), ("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "end to end")):

@@ -9,9 +9,10 @@ import msgspec
 from appliance.errors import ConfigError
 
 RAM = "RAM"
+KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
-_UNITS = {"": 1, "K": 1 << 10, "M": MIB, "G": GIB, "T": 1 << 40}
+_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 
 
@@ -46,7 +47,9 @@ def parse_bytes(text: str, name: str = "size") -> int:
 
 
 def format_bytes(n_bytes: int) -> str:
-    """As people read it: ``5.2 GiB``, ``98 MiB``."""
+    """As people read it: ``5.2 GiB``, ``98 MiB``, ``20 KiB``."""
+    if n_bytes and round(n_bytes / KIB) < 1024:
+        return f"{n_bytes / KIB:.0f} KiB"
     if round(n_bytes / MIB) >= 1024:
         return f"{n_bytes / GIB:.1f} GiB"
     return f"{n_bytes / MIB:.0f} MiB"

@@ -26,7 +26,10 @@ def refusal(details: Sequence[Mapping[str, Any]]) -> InvalidRequest:
             message = detail["msg"].removeprefix("Value error, ")
             message = f"{name}: {message}" if name else message
         case _:
-            message = f"{name or 'body'}: want {detail['msg'].removeprefix('Input should be ')}"
+            wanted = detail["msg"].removeprefix("Input should be ")
+            # Others begin with what it is: "List should have at least 1 item".
+            says = f"want {wanted}" if wanted != detail["msg"] else wanted[:1].lower() + wanted[1:]
+            message = f"{name or 'body'}: {says}"
     return InvalidRequest(message, param=name or None)
 
 

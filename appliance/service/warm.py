@@ -65,45 +65,66 @@ async def warm(
     """What became of each, as it ends. Closing it ends those that run.
 
     Raises:
-        EngineUnavailable: ``stopping`` is set and not all have ended, or a model can't be loaded.
-        ResponseCacheFailed: nothing can be kept any more.
+        ApplianceError: what keeps it from its end, once those have ended that ran by then: ``stopping`` is set, nothing
+            can be kept any more, or a model can't be loaded.
     """
-    turns = asyncio.Semaphore(N_AT_ONCE)
+    work = _Warming(inference, cache, context, stopping)
+    tasks = [asyncio.create_task(work.run(index, line)) for index, line in enumerate(requests)]
+    try:
+        for task in asyncio.as_completed(tasks):
+            if (result := await task) is not None:
+                yield result
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if work.failure is not None:
+        raise work.failure
 
-    async def run(index: int, line: dict[str, Any]) -> Warmed:
+
+class _Warming:
+    def __init__(
+        self, inference: Inference, cache: ResponseCache, context: RequestContext, stopping: asyncio.Event
+    ) -> None:
+        # What keeps it from its end: nothing more is begun.
+        self.failure: ApplianceError | None = None
+        self._inference = inference
+        self._cache = cache
+        self._context = context
+        self._stopping = stopping
+        self._turns = asyncio.Semaphore(N_AT_ONCE)
+
+    async def run(self, index: int, line: dict[str, Any]) -> Warmed | None:
+        """What became of a request; None if it came to no end."""
         n_tries = 0
-        async with turns:
-            while True:
-                if cache.problem is not None:
-                    raise ResponseCacheFailed(f"no answer can be kept at the moment: {cache.problem}")
-                own = dataclasses.replace(
-                    context, request_id=f"{context.request_id}-{index}", arrived_at=asyncio.get_running_loop().time()
-                )
+        async with self._turns:
+            await asyncio.sleep(0)  # many that cost no waiting must not hold up the loop one after another
+            while self._goes_on():
+                request_id, now = f"{self._context.request_id}-{index}", asyncio.get_running_loop().time()
+                context = dataclasses.replace(self._context, request_id=request_id, arrived_at=now)
                 try:
-                    state, reason = await _run(inference, own, line)
+                    state, reason = await _run(self._inference, context, line)
                     return Warmed(index=index, state=state, reason=reason)
                 except ValidationError as error:
                     return Warmed(index=index, state="error", reason=refusal(error.errors()).message)
                 except ApplianceError as error:
-                    if stopping.is_set():
-                        raise EngineUnavailable("the server is stopping", retry_after_s=30) from None
                     if error.retry_after_s is None:
                         return Warmed(index=index, state="error", reason=error.message)
                     # Others are served first for as long as they come; a model that can't be loaded ends it.
                     n_tries += not isinstance(error, QueueFull)
                     if n_tries == N_TRIES:
-                        raise
+                        self.failure = self.failure or error
+                        return None
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(stopping.wait(), error.retry_after_s)
+                        await asyncio.wait_for(self._stopping.wait(), error.retry_after_s)
+        return None
 
-    tasks = [asyncio.create_task(run(index, line)) for index, line in enumerate(requests)]
-    try:
-        for task in asyncio.as_completed(tasks):
-            yield await task
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def _goes_on(self) -> bool:
+        if self.failure is None and self._stopping.is_set():
+            self.failure = EngineUnavailable("the server is stopping", retry_after_s=30)
+        if self.failure is None and self._cache.problem is not None:
+            self.failure = ResponseCacheFailed(f"no answer can be kept at the moment: {self._cache.problem}")
+        return self.failure is None
 
 
 async def _run(inference: Inference, context: RequestContext, line: dict[str, Any]) -> tuple[str, str | None]:

@@ -17,6 +17,7 @@ import pytest
 from appliance.cache.answer import Answer
 from appliance.cache.store import ResponseCache
 from appliance.engine.messages import Piece
+from appliance.service.warm import N_AT_ONCE, context_for, warm
 from appliance.settings import ModelSettings
 from tests.api.admin import error, get
 from tests.fake_models import digest
@@ -467,17 +468,30 @@ async def test_nothing_is_computed_for_a_client_that_has_left(cache: ResponseCac
         assert group["answers"] == 1
 
 
-async def test_a_server_that_stops_ends_it_with_an_error(cache: ResponseCache) -> None:
-    orders = {"fake": {"step_s": 0.005}}
-    async with run_gateway(engine_config(max_running=1), orders=orders, cache=cache) as gateway:
-        bodies = [chat(f"{n} ", max_tokens=20) for n in range(30)]
-        warming = asyncio.create_task(warmed(gateway, *bodies))
-        await until(lambda: gateway.state.activity.recent)
+async def test_a_server_that_stops_ends_it_once_those_have_ended_that_run(cache: ResponseCache) -> None:
+    async with run_gateway(engine_config(max_running=8), orders={"fake": {"step_s": 0.005}}, cache=cache) as gateway:
+        warming = asyncio.create_task(warmed(gateway, *[chat(f"{n} ", max_tokens=20) for n in range(30)]))
+        await until(lambda: gateway.host.n_users == 8)
         gateway.server.stop()
         *done, last = await warming
         assert last == ("failed", "the server is stopping")
-        assert done
-        assert set(done) == {("miss", None)}
+        assert done == [("miss", None)] * 8
+
+
+async def test_lines_that_cost_no_waiting_do_not_hold_up_the_loop(gateway: Gateway, cache: ResponseCache) -> None:
+    n_turns = 0
+
+    async def turn() -> None:
+        nonlocal n_turns
+        while True:
+            n_turns += 1
+            await asyncio.sleep(0)
+
+    turning = asyncio.create_task(turn())
+    results = warm(gateway.state.inference, cache, context_for(None, None), [{}] * 256, asyncio.Event())
+    assert len([result async for result in results]) == 256
+    turning.cancel()
+    assert n_turns >= 256 // N_AT_ONCE
 
 
 async def test_an_answer_that_fills_the_context_is_not_kept_and_the_line_says_so(gateway: Gateway) -> None:

@@ -38,8 +38,8 @@ def test_what_is_no_size_is_refused_with_what_is_wanted(text: str) -> None:
 
 
 def test_sizes_are_written_as_people_read_them() -> None:
-    assert [format_bytes(n) for n in (0, 98 * MIB, GIB - 1, GIB, int(5.25 * GIB), 1000 * GIB)] == [
-        *("0 MiB", "98 MiB", "1.0 GiB", "1.0 GiB", "5.2 GiB", "1000.0 GiB"),
+    assert [format_bytes(n) for n in (0, 20480, MIB - 1, 98 * MIB, GIB - 1, GIB, int(5.25 * GIB), 1000 * GIB)] == [
+        *("0 MiB", "20 KiB", "1 MiB", "98 MiB", "1.0 GiB", "1.0 GiB", "5.2 GiB", "1000.0 GiB"),
     ]
 
 
