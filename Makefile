@@ -30,8 +30,9 @@ test: $(DEV) $(CONVERT) ## Run all tests, with the real model
 	@$(BIN)/appliance models fetch
 	$(BIN)/pytest
 
-torture: $(DEV) $(CONVERT) ## Kill each stage of a model's build at 20 random moments
+torture: $(DEV) $(CONVERT) ## Kill each stage of a model's build, and who writes the response cache, at random moments
 	@$(BIN)/appliance models fetch
+	TORTURE_POINTS=50 $(BIN)/pytest -v tests/cache/test_torture.py
 	TORTURE_POINTS=20 $(BIN)/pytest -v tests/pipeline/test_torture.py
 
 lint: $(DEV) ## Format, lint, types and import contracts

@@ -74,6 +74,7 @@ class Reader:
         except (sqlite3.Error, MemoryError) as error:  # a damaged file may say that a row is as large as you like
             self._fail(error, file)
             return None
+        self._retry_at = 0.0
         if row is None:
             return None
         try:
