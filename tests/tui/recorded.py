@@ -214,22 +214,20 @@ async def _read(reader: asyncio.StreamReader) -> Asked | None:
 async def _send_stream(stream: Stream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(_head(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked", **stream.headers}))
     leaving = asyncio.create_task(reader.read(1))  # the client says nothing more until it goes
+    coming = asyncio.create_task(stream.next_frame())
     try:
         while True:
-            coming = asyncio.create_task(stream.next_frame())
             await asyncio.wait((coming, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                coming.cancel()
-                return
-            frame = coming.result()
-            if frame is None:
+            if not coming.done() or (frame := coming.result()) is None:
                 return
             writer.write(f"{len(frame):x}\r\n".encode() + frame + b"\r\n")
             if frame == DONE:
                 writer.write(b"0\r\n\r\n")
             await writer.drain()
+            coming = asyncio.create_task(stream.next_frame())
     finally:
         leaving.cancel()
+        coming.cancel()
         stream.client_left.set()
 
 
