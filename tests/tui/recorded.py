@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from textual.pilot import Pilot
 
 import tui.app
+from tests.gateway import Gateway
 from tests.tui import sample
 from tui.app import ApplianceApp
 from tui.client import Target
@@ -249,7 +250,7 @@ async def recorded() -> AsyncIterator[RecordedServer]:
 
 @contextlib.asynccontextmanager
 async def opened(
-    server: RecordedServer, section: str, *, size: tuple[int, int] = (80, 24), key: str | None = None
+    server: RecordedServer | Gateway, section: str, *, size: tuple[int, int] = (80, 24), key: str | None = None
 ) -> AsyncIterator[Pilot[None]]:
     """The app at a section, once it has heard from the server."""
 

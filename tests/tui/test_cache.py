@@ -41,7 +41,7 @@ def at(server: RecordedServer, **options: Any) -> Any:
 
 async def test_its_figures_and_its_answers_are_shown(server: RecordedServer) -> None:
     async with at(server) as pilot:
-        await sees(pilot, "30 hits, 10 joined, 60 misses", "40%  of 100 prompts", "3 MiB of 100 MiB", "5 temperature")
+        await sees(pilot, "hits 30, joined 10, misses 60", "40%  of 100 prompts", "3 MiB of 100 MiB", "5 temperature")
         await sees(pilot, "4000 tokens, 1 min 20 s of computing", "60 answers with 6000 tokens")
         row = next(line for line in screen_text(pilot).splitlines() if "> small" in line)
         assert row.split() == "> small 111111111111 app 30 3000 1 d".split()

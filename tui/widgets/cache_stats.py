@@ -29,7 +29,7 @@ def stats_text(status: CacheStatus) -> Content:
     lines = [
         ("used", f"{_bar(status.used_bytes, status.limit_bytes)}  {_use(status)}"),
         ("not computed", f"{_bar(n_given, n_asked)}  of {count_text(n_asked, 'prompt')} since the start"),
-        ("prompts", f"{status.hits} hits, {status.joins} joined, {status.misses} misses"),
+        ("prompts", f"hits {status.hits}, joined {status.joins}, misses {status.misses}"),
         ("passed by", passed or "none"),
         ("saved", f"{count_text(status.saved_tokens, 'token')}, {duration_text(status.saved_s)} of computing"),
         ("given up", f"{status.evictions} evicted, {status.unkept} not kept, {status.unread} not read"),
