@@ -72,7 +72,7 @@ class Pending:
 
     def used(self) -> list[int]:
         with self._lock:
-            return sorted(self._used)
+            return list(self._used)
 
     def forget(self, puts: Iterable[Put], used: Iterable[int]) -> None:
         """They are written; another answer of the same key may have come meanwhile."""

@@ -58,11 +58,11 @@ class Reader:
         except TimeoutError:
             return None
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends the thread, behind what it was asked for; nothing is found any more."""
         self._is_closed = True
         self._thread.submit(self._disconnect)
-        self._thread.shutdown()
+        await asyncio.to_thread(self._thread.shutdown)
 
     def _get(self, key: bytes) -> Stored | None:
         self._writer.has_started.wait(_TIMEOUT_S)

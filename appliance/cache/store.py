@@ -117,7 +117,7 @@ class ResponseCache:
 
     async def stop(self) -> None:
         """Writes what waits to be written. From now on nothing is found."""
-        await asyncio.to_thread(self._reader.close)
+        await self._reader.close()
         self._writer.stop(_STOP_TIMEOUT_S)
         await asyncio.to_thread(self._writer.join, _STOP_TIMEOUT_S + 1.0)
 

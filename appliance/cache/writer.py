@@ -205,8 +205,8 @@ class Writer:
         is_too_large = self.used_bytes > self.max_bytes
         if not (puts or used or is_expiring or is_too_large or self.problem):
             return
-        written = self._entries(puts)
         with transaction(self._connection):
+            written = self._entries(puts)  # takes longer than the rest, and is in vain while another process writes
             if self.problem is not None:  # whether the disk takes anything is known when it has taken something
                 self._connection.execute(f"PRAGMA user_version = {FORMAT}")
             entries.write(self._connection, written, used)
@@ -274,7 +274,7 @@ class Writer:
         if isinstance(error, ForeignFile):
             problem = f"{self.path} is another program's database: name another file"
         else:
-            problem = str(error)
+            problem = str(error) or type(error).__name__
         if problem != self.problem:
             log.warning(logs.event("response_cache_not_written", path=self.path, reason=problem, retry_s=self._retry_s))
         self.problem = problem

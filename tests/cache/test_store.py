@@ -170,7 +170,9 @@ async def test_a_few_large_answers_are_not_all_evicted_for_another(tmp_path: Pat
         for n in range(10):
             put(cache, [n], n_bytes=400_000)
             await written(cache)
-        assert await stored(cache, range(10), n_bytes=400_000) == [6, 7, 8, 9]
+        kept = await stored(cache, range(10), n_bytes=400_000)
+        assert len(kept) >= 3
+        assert kept == list(range(10 - len(kept), 10))
 
 
 async def test_a_batch_that_is_larger_than_the_limit_leaves_its_latest(tmp_path: Path) -> None:
