@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import BaseModel
+from textual.message import Message
 from textual.pilot import Pilot
 
 import tui.app
@@ -250,16 +251,21 @@ async def recorded() -> AsyncIterator[RecordedServer]:
 
 @contextlib.asynccontextmanager
 async def opened(
-    server: RecordedServer | Gateway, section: str, *, size: tuple[int, int] = (80, 24), key: str | None = None
+    server: RecordedServer | Gateway,
+    section: str,
+    *,
+    size: tuple[int, int] = (80, 24),
+    key: str | None = None,
+    hook: Callable[[Message], None] | None = None,
 ) -> AsyncIterator[Pilot[None]]:
-    """The app at a section, once it has heard from the server."""
+    """The app at a section, once it has heard from the server. ``hook`` is told each message."""
 
     class AtSection(ApplianceApp):
         DEFAULT_MODE = section
         CSS_PATH = Path(tui.app.__file__).with_name("app.tcss")  # a relative one would be looked for here
 
     app = AtSection(Target(server.url, key))
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, message_hook=hook) as pilot:
         await until(pilot, lambda: app.snapshot.connection.is_good)
         yield pilot
 

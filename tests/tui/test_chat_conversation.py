@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tui.chat.attachments import MAX_BYTES, AttachmentRefused, pasted, read
 from tui.chat.code_blocks import CodeBlock, code_blocks
 from tui.chat.conversation import ROOT, Answer, Attachment, Conversation, Figures, Question, ToolCall
-from tui.chat.display import cut, duration, shown
+from tui.chat.display import cut, shown
 from tui.chat.export import ExportRefused, export, suggested_name, to_markdown
 from tui.chat.figures import context_use, figures_text
 from tui.chat.sampling import KNOBS, checked
@@ -232,8 +232,7 @@ def test_what_a_terminal_would_obey_is_shown_and_not_obeyed() -> None:
     assert shown("a\x1b[2J\tb\r\nc\u2028d\x9b1m") == "a␛[2J    b\nc\nd\ufffd1m"
 
 
-def test_durations_and_cuts() -> None:
-    assert [duration(s) for s in (0.123, 12.6, 600, 36_000, 864_000)] == ["0.12 s", "13 s", "10 min", "10 h", "10 days"]
+def test_what_is_cut_says_how_much() -> None:
     assert cut("abcdef", 3) == "abc… (3 more characters)"
     assert cut("abc", 3) == "abc"
 
@@ -250,7 +249,7 @@ def test_a_text_file_is_attached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("a.png", b"\x89PNG\0\x01", "a.png is no text in UTF-8; only text files can be attached."),
         ("b.txt", b"caf\xe9", "b.txt is no text in UTF-8; only text files can be attached."),
         ("c.log", b"x" * (MAX_BYTES + 1), "c.log has 512 KiB; at most 512 KiB can be attached."),
-        ("d.log", b"x" * (3 << 20), "d.log has 3.0 MiB; at most 512 KiB can be attached."),
+        ("d.log", b"x" * (3 << 20), "d.log has 3,072 KiB; at most 512 KiB can be attached."),
         ("e.txt", b" \n", "e.txt is empty."),
     ],
 )

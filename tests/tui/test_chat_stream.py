@@ -93,7 +93,7 @@ async def test_an_answer_with_all_that_there_is() -> None:
     assert (answer.model, answer.finish_reason) == ("small", "stop")
     assert (answer.reasoning, answer.text) == ("Let me think.", "Because\u2028\x85.")
     assert answer.tool_calls == [ToolCall(name="look", arguments='{"a": 1}')]
-    assert figures_text(answer) == "first after 0.25 s · 20 + 2 tokens · response cache: hit, 90 s old"
+    assert figures_text(answer) == "first after 0.25 s · 20 + 2 tokens · response cache: hit, 1 min 30 s old"
     assert asked.body == {
         "messages": [{"role": "user", "content": "Why?"}],
         "stream": True,
@@ -120,7 +120,7 @@ async def test_a_connection_that_breaks_keeps_what_has_come() -> None:
     assert (answer.text, answer.outcome) == ("Half", "failed")
     assert answer.problem is not None
     assert answer.problem.startswith(f"The connection to {server.url} broke")
-    assert figures_text(answer) == "broken off · first after 0.00 s · 1 tokens · response cache: bypass"
+    assert figures_text(answer) == "broken off · first after 0.00 s · 1 token · response cache: bypass"
 
 
 async def test_to_cancel_stops_the_answer_at_the_server_too() -> None:

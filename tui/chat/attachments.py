@@ -6,7 +6,6 @@ import stat
 from pathlib import Path
 
 from tui.chat.conversation import Attachment
-from tui.chat.display import size
 
 # More would fill any context; a file of that size is attached by mistake.
 MAX_BYTES = 512 << 10
@@ -55,4 +54,4 @@ def _text(name: str, data: bytes) -> Attachment:
 
 
 def _too_large(name: str, n_bytes: int) -> str:
-    return f"{name} has {size(n_bytes)}; at most {size(MAX_BYTES)} can be attached."
+    return f"{name} has {n_bytes / 1024:,.0f} KiB; at most {MAX_BYTES >> 10} KiB can be attached."

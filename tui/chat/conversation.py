@@ -33,13 +33,15 @@ class ToolCall(BaseModel):
 
 
 class Figures(BaseModel):
-    """What an answer took. ``cache`` is what X-Cache said. None: not known, such as after an answer was stopped."""
+    """What an answer took, in all ``seconds``. ``cache`` is what X-Cache said. None: not known, such as after an answer
+    was stopped."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
     ttft_s: float | None = None
     tokens_per_s: float | None = None
+    seconds: float | None = None
     cache: str | None = None
     cache_age_s: float | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tui.chat.conversation import Answer, Conversation, Figures
-from tui.chat.display import duration
+from tui.figures import count_text, duration_text
 
 
 def figures_text(answer: Answer) -> str:
@@ -27,23 +27,24 @@ def _speed(figures: Figures) -> list[str]:
     if figures.tokens_per_s and figures.cache != "hit":
         found.append(f"{figures.tokens_per_s:.1f} tokens/s")
     if figures.ttft_s is not None:
-        found.append(f"first after {duration(figures.ttft_s)}")
+        found.append(f"first after {duration_text(figures.ttft_s)}")
     return found
 
 
 def _tokens(figures: Figures) -> list[str]:
     if figures.completion_tokens is None:
         return []
+    lasted = f" in {duration_text(figures.seconds)}" if figures.seconds is not None else ""
     if figures.prompt_tokens is None:
-        return [f"{figures.completion_tokens:,} tokens"]
+        return [f"{count_text(figures.completion_tokens, 'token')}{lasted}"]
     reused = f", {figures.cached_tokens:,} reused" if figures.cached_tokens and figures.cache != "hit" else ""
-    return [f"{figures.prompt_tokens:,} + {figures.completion_tokens:,} tokens{reused}"]
+    return [f"{figures.prompt_tokens:,} + {figures.completion_tokens:,} tokens{lasted}{reused}"]
 
 
 def _cache(figures: Figures) -> list[str]:
     if figures.cache is None:
         return []
-    age = f", {duration(figures.cache_age_s)} old" if figures.cache_age_s is not None else ""
+    age = f", {duration_text(figures.cache_age_s)} old" if figures.cache_age_s is not None else ""
     return [f"response cache: {figures.cache}{age}"]
 
 

@@ -89,12 +89,21 @@ class ConversationStore:
 
     def save(self, conversation: Conversation) -> None:
         """Messages that another terminal has added meanwhile are kept, and taken over. Raises StoreError."""
-        path = self._path(conversation.id)
-        now = _state(path)
-        if now is not None and now != self._seen.get(conversation.id):
-            with contextlib.suppress(Damaged):
-                conversation.merge(self._read(path))
+        theirs = self.changed_elsewhere(conversation.id)
+        if theirs is not None:
+            conversation.merge(theirs)
         self.write(conversation.id, to_json(conversation))
+
+    def changed_elsewhere(self, conversation_id: str) -> Conversation | None:
+        """What is on the disk, if that isn't what was read or written here last. Raises StoreError."""
+        path = self._path(conversation_id)
+        now = _state(path)
+        if now is None or now == self._seen.get(conversation_id):
+            return None
+        try:
+            return self._read(path)
+        except Damaged:
+            return None
 
     def write(self, conversation_id: str, text: str) -> None:
         """Raises StoreError."""

@@ -16,8 +16,9 @@ from tui.client import Comment, Server, ServerError
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The server has begun. ``cache`` is its X-Cache header: hit, miss, joined or bypass."""
+    """The server has taken it. ``cache`` is its X-Cache header: hit, miss, joined or bypass."""
 
+    request_id: str | None
     cache: str | None
     cache_age_s: float | None
 
@@ -103,7 +104,7 @@ async def answer_events(server: Server, body: dict[str, Any]) -> AsyncGenerator[
 
 def _accepted(headers: httpx.Headers) -> Accepted:
     age = headers.get("Age", "")
-    return Accepted(headers.get("X-Cache"), float(age) if age.isdecimal() else None)
+    return Accepted(headers.get("X-Request-ID"), headers.get("X-Cache"), float(age) if age.isdecimal() else None)
 
 
 def _events(chunk: _Chunk) -> Iterator[Event]:

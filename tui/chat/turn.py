@@ -28,12 +28,13 @@ MAX_TOOL_CALLS = 128
 
 
 class Turn:
-    """Fills ``answer``; ``prefill`` is how far the prompt is computed, None before and after. Changes are counted in
-    ``version``."""
+    """Fills ``answer``; ``prefill`` is how far the prompt is computed, None before and after. ``request_id`` is what
+    the server calls it, once it has taken it. Changes are counted in ``version``."""
 
     def __init__(self, answer: Answer, *, clock: Callable[[], float] = monotonic) -> None:
         self.answer = answer
         self.prefill: Prefill | None = None
+        self.request_id: str | None = None
         self.version = 0
         self.error: ServerError | None = None
         self._clock = clock
@@ -70,7 +71,8 @@ class Turn:
         self.version += 1
         answer, figures = self.answer, self.answer.figures
         match event:
-            case Accepted(cache, age_s):
+            case Accepted(request_id, cache, age_s):
+                self.request_id = request_id
                 figures.cache, figures.cache_age_s = cache, age_s
             case AnsweredBy(model):
                 answer.model = model
@@ -111,6 +113,7 @@ class Turn:
     def _measure(self) -> None:
         """Where the server gave no figures, since it could not, those seen from here; a piece is a token."""
         figures = self.answer.figures
+        figures.seconds = self.waited_s
         if figures.ttft_s is not None or self._first_s is None:
             return
         figures.ttft_s = self._first_s - self._began_s
