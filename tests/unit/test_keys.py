@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def key_file(tmp_path: Path, text: str) -> KeyFile:
 
 def test_a_line_is_a_key_with_its_options(tmp_path: Path) -> None:
     keys = key_file(tmp_path, f"\n# comment\n{KEY} name=app weight=2.5 scope=team # behind\n")
-    assert keys.find(KEY) == ApiKey("key:3:app", "app", "team", 2.5)
+    assert keys.find(KEY) == ApiKey(f"key:{sha256(KEY.encode()).hexdigest()}", "app", "scope:team", 2.5)
     assert keys.find(KEY + "x") is None
 
 
@@ -29,6 +30,25 @@ def test_keys_without_options_have_names_and_scopes_of_their_own(tmp_path: Path)
     assert second is not None
     assert (first.name, second.name) == ("line-1", "line-2")
     assert first.scope != second.scope
+
+
+def test_a_key_takes_nothing_from_one_that_stood_at_its_place(tmp_path: Path) -> None:
+    before = key_file(tmp_path, f"{KEY}\n").find(KEY)
+    keys = key_file(tmp_path, f"{KEY}2\n{KEY} # moved\n")
+    after, other = keys.find(KEY), keys.find(KEY + "2")
+    assert before is not None
+    assert after is not None
+    assert other is not None
+    assert (before.id, before.scope) == (after.id, after.scope)
+    assert not {other.id, other.scope} & {before.id, before.scope}
+
+
+def test_a_scope_that_is_named_like_a_keys_own_is_another(tmp_path: Path) -> None:
+    own = key_file(tmp_path, f"{KEY}\n").find(KEY)
+    assert own is not None
+    named = key_file(tmp_path, f"{KEY}2 scope={own.scope}\n").find(KEY + "2")
+    assert named is not None
+    assert named.scope != own.scope
 
 
 @pytest.mark.parametrize(
