@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
 
 def size_text(n_bytes: int) -> str:
-    """As the commands write it: ``5.2 GiB``, ``98 MiB``."""
+    """As the commands write it: ``5.2 GiB``, ``98 MiB``, ``20 KiB``."""
+    if n_bytes and round(n_bytes / KIB) < 1024:
+        return f"{n_bytes / KIB:.0f} KiB"
     if round(n_bytes / MIB) >= 1024:
         return f"{n_bytes / GIB:.1f} GiB"
     return f"{n_bytes / MIB:.0f} MiB"
@@ -28,7 +31,7 @@ def duration_text(seconds: float) -> str:
     """The two largest units of it: ``0.25 s``, ``12 s``, ``3 min 5 s``, ``2 h``, ``1 d 4 h``."""
     if seconds < 1:
         return f"{max(0.0, seconds):.2f} s"
-    if seconds < 10:
+    if round(seconds, 1) < 10:
         return f"{seconds:.1f} s"
     rest = round(seconds)
     for unit, length, lesser, lesser_length in (

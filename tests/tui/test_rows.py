@@ -110,6 +110,16 @@ async def test_wide_characters_and_control_characters_keep_the_columns() -> None
         assert lines[2] == "  x?[31m         2"
 
 
+async def test_columns_that_have_no_room_are_reached_by_keys() -> None:
+    app = Table()
+    async with app.run_test(size=(14, 11)) as pilot:
+        app.rows.show(rows("a", "1234567890"))
+        await pilot.press("right", "right")
+        await until(pilot, lambda: seen(pilot)[1].endswith("1234567890"))
+        await pilot.press("left", "left")
+        await until(pilot, lambda: seen(pilot)[1] == "> row a  12345")
+
+
 async def test_nothing_is_drawn_when_nothing_has_changed() -> None:
     app = Table()
     async with app.run_test() as pilot:

@@ -25,6 +25,7 @@ Tone = Literal["", "good", "warning", "bad", "quiet"]
 # The sign of the line that the cursor is on: the colour alone doesn't tell.
 _CURSOR, _NO_CURSOR = "> ", "  "
 _GAP = 2
+_SHIFT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Row:
     cells: tuple[Cell, ...]
 
 
-class Rows(ScrollView, can_focus=True):
+class Rows(ScrollView, can_focus=True, inherit_bindings=False):
     """Shows what it was told last. The cursor stays on its row, and that where it is on the screen."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -79,6 +80,8 @@ class Rows(ScrollView, can_focus=True):
         Binding("pagedown", "page(1)", "Page down", id="rows.page_down", tooltip="A page down.", show=False),
         Binding("home", "first", "First", id="rows.first", tooltip="The first row.", show=False),
         Binding("end", "last", "Last", id="rows.last", tooltip="The last row.", show=False),
+        Binding("left", "shift(-1)", "Left", id="rows.left", tooltip="Show the columns further left.", show=False),
+        Binding("right", "shift(1)", "Right", id="rows.right", tooltip="Show the columns further right.", show=False),
         Binding("enter", "choose", "Choose", id="rows.choose", tooltip="What is done most with a row.", show=False),
     ]
 
@@ -234,6 +237,9 @@ class Rows(ScrollView, can_focus=True):
 
     def action_last(self) -> None:
         self._move_to(len(self._rows) - 1)
+
+    def action_shift(self, n: int) -> None:
+        self.scroll_relative(x=n * _SHIFT, animate=False)
 
     def action_choose(self) -> None:
         if self.current is not None:
