@@ -18,13 +18,17 @@ class Said:
 
 
 async def start(
-    gateway: Gateway, *arguments: str, url: str | None = None, **variables: str
+    gateway: Gateway,
+    *arguments: str,
+    url: str | None = None,
+    program: tuple[str, ...] = ("-m", "appliance"),
+    **variables: str,
 ) -> asyncio.subprocess.Process:
+    """``program``: what Python runs."""
     state = {"APPLIANCE_STATE_DIR": str(gateway.state.config.state_dir)}
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "appliance",
+        *program,
         *arguments,
         "--url",
         url or gateway.url,
