@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.api.admin import done, get
 from tests.fake_models import digest
 from tests.gateway import Gateway, run_gateway
 from tests.machine_room import until
+from tests.response_cache import open_cache
 
 
 @pytest.fixture
@@ -128,6 +130,27 @@ async def test_the_last_minutes_are_kept(monkeypatch: pytest.MonkeyPatch, gatewa
     assert found[-1]["net_received_bytes"] >= found[0]["net_received_bytes"] >= 0
     later = (await get(gateway, f"/admin/history?since_s={times[-2]}"))["snapshots"]
     assert later == found[-1:]
+
+
+async def test_the_last_minutes_tell_of_the_response_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("appliance.service.history.INTERVAL_S", 0.01)
+    orders = {"fake": {"step_s": 0.01}}
+    async with open_cache(tmp_path) as cache, run_gateway(orders=orders, cache=cache) as gateway:
+        keeping = asyncio.create_task(gateway.state.history.keep())
+        ring = gateway.state.history._ring
+        await until(lambda: ring)
+        first = asyncio.create_task(gateway.chat("hello", max_tokens=20, ignore_eos=True))
+        await until(lambda: any(generation.source for generation in gateway.activity.running()))
+        joined = await gateway.chat("hello", max_tokens=20, ignore_eos=True)
+        assert [response.headers["X-Cache"] for response in (await first, joined)] == ["miss", "joined"]
+        await gateway.chat("hello", max_tokens=20, ignore_eos=True)
+        await gateway.chat("hello", temperature=1)
+        await until(lambda: ring[-1].response_cache_hits)
+        keeping.cancel()
+        found = (await get(gateway, "/admin/history"))["snapshots"]
+        names = ("response_cache_hits", "response_cache_joins", "response_cache_misses")
+        assert [found[0][name] for name in names] == [0, 0, 0]
+        assert [found[-1][name] for name in names] == [1, 1, 1]
 
 
 async def test_the_machine_is_shown(gateway: Gateway) -> None:
