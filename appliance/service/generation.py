@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
@@ -123,7 +122,11 @@ class Generation:
     def _note(self, events: Sequence[Event], source: Source) -> None:
         """Keeps what the status, the log and the metrics want to know."""
         now = asyncio.get_running_loop().time()
-        n_pieces = Counter(event.index for event in events if isinstance(event, Piece))
+        is_computed = source.is_computed_for_it
+        n_pieces: dict[int, int] = {}  # a Counter takes several times as long
+        for event in events:
+            if isinstance(event, Piece):
+                n_pieces[event.index] = n_pieces.get(event.index, 0) + 1
         for event in events:
             match event:
                 case Piece(_, index, _, _):
@@ -131,9 +134,9 @@ class Generation:
                     if self.ttft_s is None:
                         self.state = "decode"
                         self.ttft_s = now - self.context.arrived_at
-                        if source.is_computed_for_it:
+                        if is_computed:
                             self._activity.metrics.saw_first_token(self.context.model, self.ttft_s)
-                    if source.is_computed_for_it:
+                    if is_computed:
                         before = self._last_piece_at.get(index)
                         # Those that come together were computed one after the other since the last that came.
                         at = now if before is None else before + (now - before) / n_pieces[index]

@@ -66,6 +66,8 @@ class ChunkStream(ABC):
         self._batches = completion.events()
         self._usages: list[Finished] = []
         self._last_choice: dict[str, Any] | None = None
+        # The numbers of prompts of which no text has left yet.
+        self._unsent = set(range(len(completion.generations)))
         self._is_closed = False
         self._head = head(completion, self.kind)
         # Every frame of text begins and ends with these; nothing in them changes.
@@ -116,11 +118,13 @@ class ChunkStream(ABC):
                 case Piece(_, index, text, logprobs):
                     if self._last_choice is not None:
                         frames += self._flush()
-                    self.completion.generations[number].commit()
+                    if number in self._unsent:
+                        self._commit(number)
                     index += first_index
                     frames += (self._begin, str(index).encode(), self.body(index, text, logprobs), self._end)
                 case SequenceFinished(_, index, reason):
-                    self.completion.generations[number].commit()
+                    if number in self._unsent:
+                        self._commit(number)
                     frames += self._flush()
                     self._last_choice = self.last_choice(index + first_index, reason)
                 case Progress(_, n_computed, n_prompt):
@@ -132,6 +136,10 @@ class ChunkStream(ABC):
         if not self._is_closed:
             frames += self._flush()
         return b"".join(frames)
+
+    def _commit(self, number: int) -> None:
+        self._unsent.remove(number)
+        self.completion.generations[number].commit()
 
     def _flush(self) -> Iterator[bytes]:
         """The frame that ends a sequence, held back for a moment: the very last one carries the timings."""
