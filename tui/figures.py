@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
@@ -28,7 +31,9 @@ def count_text(n: int, noun: str) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """The two largest units of it: ``0.25 s``, ``12 s``, ``3 min 5 s``, ``2 h``, ``1 d 4 h``."""
+    """The two largest units of it: ``0.25 s``, ``12 s``, ``3 min 5 s``, ``2 h``, ``1 d 4 h``; ``?`` if endless."""
+    if not math.isfinite(seconds):
+        return "?"
     if seconds < 1:
         return f"{max(0.0, seconds):.2f} s"
     if round(seconds, 1) < 10:
@@ -43,6 +48,14 @@ def duration_text(seconds: float) -> str:
             n_lesser = rest % length // lesser_length
             return f"{rest // length} {unit}" + (f" {n_lesser} {lesser}" if n_lesser else "")
     return f"{rest} s"
+
+
+def clock_text(time_s: float) -> str:
+    """The time of day here, of a time since 1970; ``?`` for what is none."""
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(time_s))
+    except (OverflowError, ValueError, OSError):
+        return "?"
 
 
 def printable(text: str) -> str:

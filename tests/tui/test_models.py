@@ -136,6 +136,13 @@ async def test_progress_is_shown_as_it_is_told(server: RecordedServer) -> None:
         await is_told(pilot, f"{LARGE} is ready.")
 
 
+async def test_a_model_that_is_waited_for_says_so(server: RecordedServer) -> None:
+    waiting = sample.model_status(name="large", state="stored", requests_waiting=1)
+    list_models(server, sample.version(name="large", status=waiting))
+    async with at(server) as pilot:
+        await sees(pilot, "waiting", "1 request waits for it to be loaded")
+
+
 async def test_unloading_says_how_many_requests_are_open(server: RecordedServer) -> None:
     list_models(server, sample.version(is_current=True, status=sample.model_status(requests=3)))
     server.answer("POST", f"/admin/models/{SMALL}/unload", sample.model_status(state="stored"))

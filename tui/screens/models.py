@@ -199,6 +199,8 @@ def _state(version: Version) -> Cell:
     status = version.status
     if status is not None and status.state == "loading" and status.load_ratio is not None:
         return Cell(f"loading {status.load_ratio:.0%}", "warning")
+    if status is not None and status.state == "stored" and status.requests_waiting:
+        return Cell("waiting", "warning")
     return Cell(version.state, _TONES.get(version.state, "quiet"))
 
 

@@ -68,13 +68,14 @@ def _activity(status: ModelStatus) -> list[Content]:
     if status.error is not None:
         retry = f" It is tried again in {duration_text(status.retry_in_s)}." if status.retry_in_s else ""
         parts.append(Content.styled(f"! {printable(status.error)}.{retry}", "$text-error"))
-    waiting = f", {status.requests_waiting} wait for it to be loaded" if status.requests_waiting else ""
+    if status.requests_waiting:
+        n = count_text(status.requests_waiting, "request")
+        verb = "waits" if status.requests_waiting == 1 else "wait"
+        parts.append(Content.styled(f"{n} {verb} for it to be loaded", "$text-warning"))
     if status.engine is not None:
-        parts.append(Content(f"{count_text(status.requests, 'open request')}{waiting}; {_engine(status.engine)}"))
+        parts.append(Content(f"{count_text(status.requests, 'open request')}; {_engine(status.engine)}"))
         parts.append(memory_text(status.engine.memory))
         parts += [Content.styled(f"- {printable(reason)}", "$text-muted") for reason in status.engine.reasons]
-    elif waiting:
-        parts.append(Content(waiting.removeprefix(", ")))
     return parts
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from appliance.schemas.admin import EndedRequest, RequestStatus
-from tui.figures import duration_text
+from tui.figures import clock_text, duration_text
 from tui.widgets.rows import Cell, Column, Row, Tone
 
 OPEN_COLUMNS = (
@@ -72,7 +70,7 @@ def recent_row(request: EndedRequest) -> Row:
         Cell(_time(request.ttft_s)),
         Cell(_time(request.e2e_s)),
         Cell(request.cache or "-"),
-        Cell(time.strftime("%H:%M:%S", time.localtime(request.ended_s))),
+        Cell(clock_text(request.ended_s)),
         Cell(request.id, "quiet"),
         Cell(request.request_id, "quiet"),
     )
