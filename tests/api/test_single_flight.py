@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -76,9 +77,9 @@ def cancel(gateway: Gateway, request_id: str) -> asyncio.Task[httpx.Response]:
     return asyncio.create_task(gateway.http.delete(f"/admin/requests/{request_id}", headers=gateway.admin))
 
 
-async def named(gateway: Gateway, request_id: str, **fields: Any) -> httpx.Response:
+async def named(gateway: Gateway, request_id: str, text: str = "a", **fields: Any) -> httpx.Response:
     """A request whose X-Request-ID is this."""
-    body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 3, "temperature": 0, **fields}
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 3, "temperature": 0, **fields}
     return await gateway.http.post("/v1/chat/completions", json=body, headers={"X-Request-ID": request_id})
 
 
@@ -356,3 +357,34 @@ async def test_prompts_of_one_request_and_of_another_join_each_other(gateway: Ga
     assert [choice["text"] for choice in (await one).json()["choices"]] == ["bcd", "lmn"]
     assert [choice["text"] for choice in (await other).json()["choices"]] == ["lmn", "bcd", "qrs"]
     assert state(await other) == MISS
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whoever_leaves_is_cancelled_or_stays_nothing_is_left_behind(tmp_path: Path, seed: int) -> None:
+    choose = random.Random(seed)
+    config = engine_config(n_ctx=1 << 22, max_running=2)
+    async with open_cache(tmp_path) as cache, run_gateway(config, cache=cache) as gateway:
+
+        async def one(number: int) -> None:
+            name, text = f"r{number}", choose.choice("akp")
+            if choose.random() < 0.4:
+                assert content(await named(gateway, name, text)).startswith(chr(ord(text) + 1))
+                return
+            endless = asyncio.create_task(named(gateway, name, text, **ENDLESS))
+            for _ in range(choose.randint(0, 30)):
+                await asyncio.sleep(0)
+            if choose.random() < 0.5:
+                endless.cancel()
+                await asyncio.wait([endless])
+                return
+            # It may not have arrived yet.
+            while not endless.done():
+                await cancel(gateway, name)
+            assert error(await endless) == (409, "request_cancelled")
+
+        assert (await gateway.chat("z")).status_code == 200
+        n_tasks = len(asyncio.all_tasks())
+        await asyncio.gather(*(one(number) for number in range(40)))
+        await until(lambda: not gateway.activity.running() and gateway.host.n_users == 0)
+        assert not gateway.state.inference._answers._flights
+        await until(lambda: len(asyncio.all_tasks()) <= n_tasks)
