@@ -53,7 +53,11 @@ def unpack(source: Path, target: Path) -> None:
         for member in archive:
             found = MEMBERS.fullmatch(member.name)
             if found and member.isfile():
-                archive.extract(member.replace(name=found[1]), part, filter="data")
+                content = archive.extractfile(member)
+                assert content is not None
+                path = part / found[1]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content.read())
     version = re.fullmatch(r"llama_cpp_python-(.+)\.tar\.gz", source.name)
     assert version is not None
     manifest = {"version": version[1], "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
