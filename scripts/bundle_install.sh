@@ -23,9 +23,15 @@ find_docker() {
 
 verify() {
     echo "verifying the files"
-    listed=$(sed 's/^[0-9a-f]*  //' SHA256SUMS | wc -l)
-    [ "$listed" -ge 5 ] || die "SHA256SUMS is damaged; nothing was loaded"
-    sha256sum --quiet --check SHA256SUMS || die "these files are damaged: copy the archive again; nothing was loaded"
+    for name in image.tar.gz IMAGE compose.yaml docker/compose.airgap.yaml .env.example models.lock install.sh; do
+        grep -q "^[0-9a-f]\{64\}  \./$name\$" SHA256SUMS || die "SHA256SUMS is damaged ($name); nothing was loaded"
+    done
+    results=$(sha256sum -c SHA256SUMS 2>/dev/null || true)
+    # A line that can't be read is no failure to sha256sum, but it is one less that is OK.
+    if [ "$(printf '%s\n' "$results" | grep -c ': OK$')" -ne "$(wc -l <SHA256SUMS)" ]; then
+        printf '%s\n' "$results" | grep -v ': OK$' >&2 || true
+        die "files are damaged or missing: copy the archive again; nothing was loaded"
+    fi
 }
 
 load() {
