@@ -77,6 +77,7 @@ def purge(
     """Remove answers: those that meet all that is given."""
     from appliance.cli.client import Client
     from appliance.cli.models.room import count, print_result
+    from appliance.cli.progress import report
 
     wanted: dict[str, Any] = {"model": model, "key": key, "all": all_of_them}
     if older_than is not None:
@@ -84,7 +85,7 @@ def purge(
     is_chosen = any(value is not None for value in (model, key, older_than))
     if is_chosen == all_of_them:
         raise ConfigError("say either which answers, by --model, --key or --older-than, or --all")
-    with Client(url) as client:
+    with Client(url) as client, report().stage("removing answers", 0):
         found = client.post_json("/admin/cache/purge", wanted)
     if found["purged"]:
         words = f"removed {count(found['purged'], 'answer')}; `appliance cache vacuum` gives the room back to the disk"
@@ -101,7 +102,7 @@ def vacuum(url: Url = None, json: Json = False) -> None:
     from appliance.cli.progress import report
     from appliance.hardware.memory_use import format_bytes
 
-    with Client(url) as client, report().stage("writing the response cache anew", 1):
+    with Client(url) as client, report().stage("writing the response cache anew", 0):
         found = client.post_json("/admin/cache/vacuum")
     words = f"{format_bytes(found['before_bytes'])} before, {format_bytes(found['after_bytes'])} now"
     print_result(found, words, json=json)

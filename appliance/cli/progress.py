@@ -28,9 +28,9 @@ class TerminalReport:
         from rich.console import Console
 
         with progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-            task = bars.add_task(title, total=total)
+            task = bars.add_task(title, total=total or None)  # None: it shows that it works
             yield lambda n: bars.advance(task, n)
-            bars.update(task, completed=total)
+            bars.update(task, total=max(total, 1), completed=max(total, 1))
 
 
 class LineReport:

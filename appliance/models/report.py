@@ -11,7 +11,9 @@ Advance = Callable[[int], None]
 
 class Report(Protocol):
     def stage(self, title: str, total: int, *, is_bytes: bool = False) -> AbstractContextManager[Advance]:
-        """Work of ``total`` units. What it gives is called with how many more are done, from any thread."""
+        """Work of ``total`` units, 0 if nobody can tell. What it gives is called with how many more are done, from any
+        thread.
+        """
 
 
 class Silent:
