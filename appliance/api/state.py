@@ -17,6 +17,7 @@ from appliance.service.catalog import Catalog
 from appliance.service.context import RequestContext
 from appliance.service.history import HistoryKeeper
 from appliance.service.inference import Inference
+from appliance.service.machine_metrics import MachineMetrics
 from appliance.service.metrics import Metrics
 from appliance.settings import Settings
 from appliance.state.keys import KeyFile
@@ -54,6 +55,8 @@ def compose(
     supervisor.feed.listen(metrics.saw_model)
     catalog.listen(supervisor.forget_all_but)
     activity = Activity(metrics)
+    history = HistoryKeeper(supervisor, activity, machine.read)
+    metrics.add(MachineMetrics(history.latest))
     return AppState(
         config=config,
         catalog=catalog,
@@ -62,7 +65,7 @@ def compose(
         inference=Inference(supervisor, catalog, activity, Answers(supervisor, cache, metrics)),
         cache=cache,
         keys=keys,
-        history=HistoryKeeper(supervisor, activity, machine.read),
+        history=history,
         machine=machine,
         log=log,
     )

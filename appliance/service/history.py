@@ -57,6 +57,10 @@ class HistoryKeeper:
                 log.exception("snapshot_failed")
             await asyncio.sleep(INTERVAL_S)
 
+    def latest(self) -> Snapshot | None:
+        """None: none was taken yet."""
+        return self._ring[-1] if self._ring else None
+
     def history(self, since_s: float = 0.0) -> History:
         """The snapshots that were taken after ``since_s`` of the wall clock."""
         return History(interval_s=INTERVAL_S, snapshots=[s for s in self._ring if s.time_s > since_s])

@@ -166,6 +166,10 @@ class Metrics:
     def saw_response(self, route: str, status: int) -> None:
         self._requests.labels(route, str(status)).inc()
 
+    def add(self, collector: Collector) -> None:
+        """Further figures, which are read when they are asked for."""
+        self._registry.register(collector)
+
     def render(self) -> bytes:
         """The exposition in Prometheus's text format."""
         return generate_latest(self._registry)
