@@ -51,7 +51,7 @@ async def vacuum(cache: Cache) -> Vacuumed:
 async def warm_up(body: WarmRequest, state: State, cache: Cache) -> Response:
     """Runs requests through at batch priority, so that their answers are stored. Ends with the connection.
 
-    What became of each is sent as a server-sent event when it ends, in that order.
+    What became of each is told when it ends, as a server-sent event: `index`, `state`, `reason`.
     """
     context = context_for(state.keys, body.key)
     warmed = warm(state.inference, cache, context, body.requests, state.supervisor.stopping)
