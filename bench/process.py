@@ -62,6 +62,7 @@ async def run_server(
     log: Path,
     environment: dict[str, str] | None = None,
     key: str | None = None,
+    start_timeout_s: float = START_TIMEOUT_S,
 ) -> AsyncIterator[ServerProcess]:
     """Starts a server, waits until ``health_path`` answers 200, and stops it at the end.
 
@@ -81,21 +82,23 @@ async def run_server(
             start_new_session=True,
         )
     try:
-        await _wait_until_healthy(process, endpoint, health_path, log)
+        await _wait_until_healthy(process, endpoint, health_path, log, start_timeout_s)
         yield ServerProcess(process.pid, endpoint)
     finally:
         stop(process)
 
 
-async def _wait_until_healthy(process: subprocess.Popen[bytes], endpoint: Endpoint, path: str, log: Path) -> None:
+async def _wait_until_healthy(
+    process: subprocess.Popen[bytes], endpoint: Endpoint, path: str, log: Path, timeout_s: float
+) -> None:
     try:
-        async with asyncio.timeout(START_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             while not await _is_healthy(endpoint, path):
                 if process.poll() is not None:
                     raise BenchError(f"{process.args} ended with status {process.returncode}:\n{_tail(log)}")  # type: ignore[str-bytes-safe]
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
-        raise BenchError(f"a server was not ready within {START_TIMEOUT_S:.0f} s:\n{_tail(log)}") from None
+        raise BenchError(f"a server was not ready within {timeout_s:.0f} s:\n{_tail(log)}") from None
 
 
 async def _is_healthy(endpoint: Endpoint, path: str) -> bool:

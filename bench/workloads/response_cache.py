@@ -45,6 +45,8 @@ FILE_BYTES = 1 << 30
 _PATH = "/v1/chat/completions"
 _GENERATED = re.compile(rb'^appliance_generation_tokens_total\{model_name="fake"\} (\S+)$', re.MULTILINE)
 _SETTLE_S = 0.2
+# Of the gateway that stores the answers first: half a minute on a quiet machine.
+_START_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ class ResponseCache:
                 port = free_port()
                 command = [sys.executable, "-m", "bench.probes.gateway", str(port), str(folder / name), *words]
                 log = bench.scratch / f"gateway-{name}.log"
-                server = run_server(command, port=port, health_path="/health/ready", log=log)
+                server = run_server(
+                    command, port=port, health_path="/health/ready", log=log, start_timeout_s=_START_TIMEOUT_S
+                )
                 found.append(await stack.enter_async_context(server))
             yield Servers(found[0], found[1], file)
 
