@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 # In a WAL nobody waits for a writer; what else may hold the file must not hold up a request.
 _BUSY_TIMEOUT_S = 0.05
 # How long a request waits in all, for those before it and for the file to be opened too.
-_TIMEOUT_S = 1.0
+_TIMEOUT_S = 2.0
 # How long a file isn't read after a read of it failed: else each request would wait behind others for the same failure.
 _PAUSE_S = 1.0
 
@@ -39,13 +39,19 @@ class Reader:
     """Owns the connection that reads."""
 
     def __init__(self, writer: Writer) -> None:
-        self.n_failed = 0
+        self._n_failed = 0  # counted by the thread
+        self._n_late = 0  # counted by the event loop
         self._writer = writer
         self._connection: sqlite3.Connection | None = None
         self._file: FileId | None = None
         self._retry_at = 0.0
         self._is_closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="response-cache-reader")
+
+    @property
+    def n_failed(self) -> int:
+        """Reads that failed, or took too long."""
+        return self._n_failed + self._n_late
 
     async def get(self, key: bytes) -> Stored | None:
         """What is stored under a key; None also if the file can't be read, or not in time."""
@@ -56,6 +62,7 @@ class Reader:
             async with asyncio.timeout(_TIMEOUT_S):
                 return await reading
         except TimeoutError:
+            self._n_late += 1
             return None
 
     async def close(self) -> None:
@@ -71,7 +78,7 @@ class Reader:
             return None
         try:
             row = self._connected(file).execute(GET, (key,)).fetchone()
-        except (sqlite3.Error, MemoryError) as error:  # a damaged file may say that a row is as large as you like
+        except Exception as error:  # a damaged file has more ways to fail than sqlite3.Error
             self._fail(error, file)
             return None
         self._retry_at = 0.0
@@ -80,7 +87,7 @@ class Reader:
         try:
             return _stored(key, row)
         except BadAnswer as error:
-            self.n_failed += 1
+            self._n_failed += 1
             log.warning(logs.event("response_cache_answer_damaged", reason=error))
             self._writer.run(lambda connection: _delete(connection, key))
             return None
@@ -93,7 +100,7 @@ class Reader:
         return self._connection
 
     def _fail(self, error: Exception, file: FileId) -> None:
-        self.n_failed += 1
+        self._n_failed += 1
         self._retry_at = time.monotonic() + _PAUSE_S
         self._disconnect()
         log.warning(logs.event("response_cache_not_read", reason=error, pause_s=_PAUSE_S))

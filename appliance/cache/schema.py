@@ -60,8 +60,10 @@ class DamagedFile(Exception):
 
 def is_damage(error: Exception) -> bool:
     """Whether an error says that the file is damaged, and not that the machine can't read or write it now."""
+    if isinstance(error, DamagedFile | UnicodeDecodeError):  # SQLite quotes what it can't understand
+        return True
     code = _code(error)
-    return isinstance(error, DamagedFile) or code & 0xFF in _DAMAGE or code == sqlite3.SQLITE_IOERR_SHORT_READ
+    return code & 0xFF in _DAMAGE or code == sqlite3.SQLITE_IOERR_SHORT_READ
 
 
 def is_busy(error: Exception) -> bool:

@@ -80,9 +80,7 @@ async def obey(cache: ResponseCache, do: str, given: list[Any]) -> Any:
     match do:
         case "put":  # a range of numbers; whether they could be written
             put(cache, range(*given), n_bytes=N_BYTES)
-            with contextlib.suppress(sqlite3.Error):
-                await written(cache)
-            return cache.problem is None
+            return await obey(cache, "look", [])
         case "stored":
             return await stored(cache, range(*given), n_bytes=N_BYTES)
         case "fill":  # goes on until it is killed, and tells what is written for certain
@@ -94,6 +92,10 @@ async def obey(cache: ResponseCache, do: str, given: list[Any]) -> Any:
                 say(n)
                 if n // 10 % 20 == 0:
                     await cache.vacuum()
+        case "look":  # whether it can be written
+            with contextlib.suppress(sqlite3.Error):
+                await written(cache)
+            return cache.problem is None
         case "purge":
             return await cache.purge(Selection())
         case "status":

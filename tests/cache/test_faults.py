@@ -222,9 +222,26 @@ def test_a_file_that_is_read_only_is_read_and_written_again_when_it_may_be(forei
         assert not peer.ask("put", 10, 20)
         assert "readonly" in peer.ask("status")["problem"]
         assert peer.ask("stored", 0, 20) == list(range(10))
+        looked_at = time.monotonic()
+        while time.monotonic() < looked_at + 0.5:  # it is tried again meanwhile
+            assert not peer.ask("look")
         path.chmod(0o600)
-        until(lambda: peer.ask("put", 20, 30))
+        until(lambda: peer.ask("look"))
+        assert peer.ask("put", 20, 30)
         assert peer.ask("stored", 0, 30) == [*range(10), *range(20, 30)]
+        assert peer.ask("status")["problem"] is None
+
+
+def test_a_file_that_can_not_be_read_is_tried_again_but_not_for_each_request(foreign_folder: Path) -> None:
+    path = foreign_folder / FILE
+    with running_peer(path, user=NOBODY) as peer:
+        assert peer.ask("put", 0, 10)
+        path.chmod(0)  # before anything was read
+        tried_at = time.monotonic()
+        assert peer.ask("stored", 0, 10) == []
+        assert 1 <= peer.ask("status")["n_unread"] <= 1 + time.monotonic() - tried_at
+        path.chmod(0o600)
+        until(lambda: peer.ask("stored", 0, 10) == list(range(10)))
         assert peer.ask("status")["problem"] is None
 
 

@@ -198,6 +198,7 @@ async def test_a_lower_limit_is_kept_without_waiting_for_an_answer(tmp_path: Pat
     async with open_cache(tmp_path) as cache:
         put(cache, range(3000), n_bytes=4000)
     async with open_cache(tmp_path, max_bytes=MIB) as cache:
+        await written(cache)
         while cache.used_bytes > MIB:
             await cache.groups()
         assert 100 < len(await stored(cache, range(2000, 3000), n_bytes=4000))

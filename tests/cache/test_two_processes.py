@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cache.answers import entries
+from appliance.cache.schema import file_at, make_file
+from tests.cache.answers import entries, put, stored, written
 from tests.cache.peer import running_peer
-from tests.response_cache import FILE
+from tests.response_cache import FILE, open_cache
 
 MIB = 1 << 20
 
@@ -34,6 +35,18 @@ def test_each_reads_what_the_other_has_written(tmp_path: Path) -> None:
             assert third.ask("stored", 200, 210) == list(range(200, 210))
             assert third.ask("put", 210, 220)
     assert entries(path) == 20
+
+
+async def test_a_file_that_is_opened_again_is_still_held_against_the_other(tmp_path: Path) -> None:
+    async with open_cache(tmp_path) as cache:
+        put(cache, range(10))
+        await written(cache)
+        make_file(cache.path)  # as whenever it is opened, here while its connections are open
+        before = file_at(tmp_path / f"{FILE}-wal")
+        with running_peer(cache.path) as other:  # which would take the WAL away if it were the last
+            assert other.ask("stop") == "stopped"
+        assert file_at(tmp_path / f"{FILE}-wal") == before
+        assert await stored(cache, range(10)) == list(range(10))
 
 
 def test_the_limit_holds_for_both_together(tmp_path: Path) -> None:
