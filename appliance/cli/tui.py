@@ -26,12 +26,17 @@ def tui(
     try:
         from tui.app import run
         from tui.client import Target
+        from tui.preferences import PreferencesError
     except ModuleNotFoundError as error:
         if error.name != "textual":
             raise
         raise ConfigError("the terminal UI wants textual: pip install 'llm-appliance[tui]'") from None
     config = settings.load()
-    run(Target(url or default_url(config), _read(key_file) if key_file else key(config), config.tls_cert))
+    target = Target(url or default_url(config), _read(key_file) if key_file else key(config), config.tls_cert)
+    try:
+        run(target)
+    except PreferencesError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _read(path: Path) -> str:

@@ -49,5 +49,5 @@ class Section(Screen[None]):
     def update(self, snapshot: Snapshot) -> None:
         if not self.is_mounted:
             return
-        self.query_one(Banner).show(snapshot.connection)
+        self.query_one(Banner).show(snapshot)
         self.show(snapshot)
