@@ -29,7 +29,7 @@ def git_blob(data: bytes) -> str:
 
 @dataclass
 class Repo:
-    files: dict[str, bytes]
+    files: dict[str, bytes] = field(repr=False)  # a failed test would print hundreds of megabytes
     gated: bool = False
     private: bool = False
     license: str = "apache-2.0"
