@@ -59,12 +59,12 @@ class ApplianceApp(App[None]):
         super().__init__()
         self.preferences = preferences or Preferences()
         self.register_theme(HIGH_CONTRAST)
+        self._kept_theme = self.preferences.theme or self.theme
         if (theme := self.preferences.theme) is not None:
             if theme not in self.available_themes:
                 known = ", ".join(sorted(self.available_themes))
                 raise PreferencesError(f'{self.preferences.path}: theme "{theme}" is not known; there are {known}.')
             self.theme = theme
-        self._kept_theme = self.theme
         self.set_keymap(self.preferences.keys)
         self.server = Server(target)
         self.poller = Poller(self.server, self._publish)

@@ -6,12 +6,14 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 from pydantic import BaseModel, ValidationError
 
 from tui.client import Comment, Server, ServerError
+
+if TYPE_CHECKING:
+    import httpx
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ async def answer_events(server: Server, body: dict[str, Any]) -> AsyncGenerator[
     model: str | None = None
     async with contextlib.aclosing(server.stream("POST", "/v1/chat/completions", body)) as items:
         async for item in items:
-            if isinstance(item, httpx.Headers):
+            if not isinstance(item, dict | Comment):
                 yield _accepted(item)
             elif isinstance(item, Comment):
                 if found := _PREFILL.match(item.text):
