@@ -287,8 +287,8 @@ async def sees(pilot: Pilot[Any], *texts: str) -> None:
 
 
 async def is_asked(pilot: Pilot[Any]) -> None:
-    """Waits for the question before something dangerous."""
-    await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+    """Waits for the question before something dangerous, and until it can be answered."""
+    await until(pilot, lambda: isinstance(pilot.app.screen, Confirm) and pilot.app.focused is not None)
 
 
 async def is_told(pilot: Pilot[Any], text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.tui.recorded import (
     sees,
     until,
 )
+from tests.tui.snapshots import check_snapshot
 from tui.widgets.cache_stats import stats_text
 
 PURGE, VACUUM = "/admin/cache/purge", "/admin/cache/vacuum"
@@ -166,3 +168,19 @@ async def test_a_group_with_no_name_is_not_asked_about(server: RecordedServer) -
         await pilot.press("x")
         await is_told(pilot, "can't be asked for it")
         assert not server.of("POST")
+
+
+async def test_it_looks_well(server: RecordedServer, tmp_path: Path) -> None:
+    groups = [
+        sample.cached_answers(key="app", answers=412, tokens=51200),
+        sample.cached_answers(key="batch", answers=88, tokens=9000, oldest_s=sample.NOW_S - 7200),
+        sample.cached_answers(
+            model="large", version="333333333333", answers=7, tokens=4100, oldest_s=sample.NOW_S - 40
+        ),
+    ]
+    server.answer("GET", "/admin/cache", sample.cache(*groups))
+    async with at(server) as pilot:
+        await sees(pilot, "507 answers")
+        await pilot.press("down", "x")
+        await is_asked(pilot)
+        await check_snapshot(pilot, "cache", tmp_path)

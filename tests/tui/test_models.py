@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.tui.recorded import (
     sees,
     until,
 )
+from tests.tui.snapshots import check_snapshot
 from tui.widgets.confirm import Confirm
 
 SMALL, OLDER, LARGE = "small@111111111111", "small@222222222222", "large@333333333333"
@@ -283,3 +285,38 @@ async def test_a_server_that_is_lost_before_the_answer_is_told_so(server: Record
         await server.stop()
         await pilot.press("y")
         await is_told(pilot, "No server answers")
+
+
+def many(server: RecordedServer) -> None:
+    """A machine's models in all states."""
+    ready = sample.model_status(is_default=True, requests=2)
+    loading = sample.model_status(name="large", state="loading", load_ratio=0.45)
+    failed = sample.model_status(name="coder", state="failed", error="llama.cpp could not load it", retry_in_s=12.0)
+    list_models(
+        server,
+        sample.version(is_current=True, is_default=True, is_pinned=True, status=ready),
+        sample.models().models[1],
+        sample.models().models[2].model_copy(update={"state": "loading", "status": loading}),
+        sample.version(name="coder", version="444444444444", is_current=True, aliases=["acme/coder"], status=failed),
+        sample.version(name="embedder", version="555555555555", problem="the model embedder is not in /models"),
+    )
+
+
+async def test_they_look_well(server: RecordedServer, tmp_path: Path) -> None:
+    many(server)
+    async with at(server, size=(120, 32)) as pilot:
+        await sees(pilot, "loading 45%", "failed")
+        await check_snapshot(pilot, "models", tmp_path)
+
+
+async def test_a_plan_looks_well(server: RecordedServer, tmp_path: Path) -> None:
+    on_both = sample.plan(
+        run=sample.plan().run.model_copy(update={"n_gpu_layers": 20}),  # type: ignore[union-attr]
+        devices=[sample.device_plan(layers=13), sample.device_plan(device="CUDA0", layers=20)],
+    )
+    server.answer("GET", f"/admin/models/{LARGE}/plan", on_both)
+    async with at(server) as pilot:
+        await sees(pilot, "large")
+        await pilot.press("down", "down", "l")
+        await is_asked(pilot)
+        await check_snapshot(pilot, "models-plan", tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.tui.recorded import (
     sees,
     until,
 )
+from tests.tui.snapshots import check_snapshot, frozen_zone  # noqa: F401 - a fixture
 from tui.widgets.rows import Rows
 
 FRAME_S = 0.05
@@ -206,3 +208,49 @@ async def test_500_rows_scroll_in_frames_of_less_than_50_ms(server: RecordedServ
         await sees(pilot, "> small", "chatcmpl-4")
         # Of the processor's time, for others use this machine, too; the poller's and the server's are in it.
         assert sorted(took)[len(took) // 2] < FRAME_S, took
+
+
+def busy(server: RecordedServer) -> None:
+    """A machine with more to do than it has slots for."""
+    running = [
+        sample.request(id=f"chatcmpl-{n:032x}", completion_pieces=140 - 40 * n, age_s=14.0 - n) for n in range(3)
+    ]
+    prefill = sample.request(
+        id=f"chatcmpl-{3:032x}",
+        key="batch",
+        state="prefill",
+        prompt_tokens=6000,
+        prompt_tokens_computed=2048,
+        completion_pieces=0,
+        tokens_per_s=None,
+        age_s=3.0,
+    )
+    waiting = [
+        sample.request(
+            id=f"chatcmpl-{n:032x}",
+            key="batch",
+            state="waiting",
+            queue_place=n - 3,
+            prompt_tokens_computed=0,
+            completion_pieces=0,
+            tokens_per_s=None,
+            age_s=8.0 - n,
+        )
+        for n in range(4, 7)
+    ]
+    recent = (
+        sample.ended(id="chatcmpl-a"),
+        sample.ended(id="chatcmpl-b", cache="hit", queue_s=None, ttft_s=0.002, e2e_s=0.003),
+        sample.ended(id="chatcmpl-c", outcome="engine_failed", completion_tokens=3),
+        sample.ended(id="chatcmpl-d", outcome="abort", key="batch"),
+    )
+    tell(server, *running, prefill, *waiting, recent=recent)
+
+
+@pytest.mark.usefixtures("frozen_zone")
+@pytest.mark.parametrize("size", [(80, 24), (200, 60)])
+async def test_they_look_well(server: RecordedServer, size: tuple[int, int], tmp_path: Path) -> None:
+    busy(server)
+    async with at(server, size=size) as pilot:
+        await sees(pilot, "waiting #3", "engine_failed")
+        await check_snapshot(pilot, f"requests-{size[0]}x{size[1]}", tmp_path)
