@@ -87,9 +87,12 @@ class ChatTemplate:
         eos_token: str,
         control_tokens: Sequence[str],
         now: Callable[[], datetime] = datetime.now,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        """Raises ConfigError if the template can't be compiled."""
+        """``clock`` limits how long it computes, which on a busy machine isn't how long it takes.
+
+        Raises ConfigError if the template can't be compiled.
+        """
         self._bos_token = bos_token
         self._eos_token = eos_token
         self._control = re.compile("|".join(map(re.escape, sorted(control_tokens, key=len, reverse=True))) or r"(?!)")

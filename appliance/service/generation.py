@@ -107,12 +107,14 @@ class Generation:
         async with contextlib.aclosing(self.events()) as batches:
             async for events in batches:
                 for event in events:
+                    if isinstance(event, Piece):  # most are, by far
+                        choice = choices[event.index]
+                        choice.text.append(event.text)
+                        choice.logprobs += event.logprobs
+                        continue
                     match event:
                         case Accepted():
                             choices = tuple(Choice() for _ in range(self.submit.n))
-                        case Piece(_, index, text, logprobs):
-                            choices[index].text.append(text)
-                            choices[index].logprobs += logprobs
                         case SequenceFinished(_, index, reason):
                             choices[index].finish_reason = reason
                         case Finished():
@@ -121,29 +123,12 @@ class Generation:
 
     def _note(self, events: Sequence[Event], source: Source) -> None:
         """Keeps what the status, the log and the metrics want to know."""
-        now = asyncio.get_running_loop().time()
-        is_computed = source.is_computed_for_it
-        n_pieces: dict[int, int] = {}  # a Counter takes several times as long
+        n_pieces: dict[int, int] = {}
         for event in events:
-            if isinstance(event, Piece):
+            if isinstance(event, Piece):  # most are, by far
                 n_pieces[event.index] = n_pieces.get(event.index, 0) + 1
-        for event in events:
+                continue
             match event:
-                case Piece(_, index, _, _):
-                    self.n_pieces += 1
-                    if self.ttft_s is None:
-                        self.state = "decode"
-                        self.ttft_s = now - self.context.arrived_at
-                        if is_computed:
-                            self._activity.metrics.saw_first_token(self.context.model, self.ttft_s)
-                    if is_computed:
-                        before = self._last_piece_at.get(index)
-                        # Those that come together were computed one after the other since the last that came.
-                        at = now if before is None else before + (now - before) / n_pieces[index]
-                        n_pieces[index] -= 1
-                        self._last_piece_at[index] = at
-                        if before is not None:
-                            self._activity.metrics.saw_next_token(self.context.model, at - before)
                 case Progress(_, n_computed, _):
                     self.state, self.n_computed = "prefill", n_computed
                 case Accepted(_, n_prompt):
@@ -154,3 +139,26 @@ class Generation:
                     self._activity.metrics.response_cache.saw_saved(
                         self.context.model, event.n_prompt + event.n_completion, event.prefill_s + event.decode_s
                     )
+        if n_pieces:
+            self._note_pieces(n_pieces, source)
+
+    def _note_pieces(self, n_pieces: dict[int, int], source: Source) -> None:
+        """How many have come, of each sequence."""
+        now = asyncio.get_running_loop().time()
+        metrics, model = self._activity.metrics, self.context.model
+        self.n_pieces += sum(n_pieces.values())
+        if self.ttft_s is None:
+            self.state = "decode"
+            self.ttft_s = now - self.context.arrived_at
+            if source.is_computed_for_it:
+                metrics.saw_first_token(model, self.ttft_s)
+        if not source.is_computed_for_it:
+            return
+        for index, n in n_pieces.items():
+            before = self._last_piece_at.get(index)
+            self._last_piece_at[index] = now
+            # Those that come together were computed one after the other since the last that came.
+            if before is not None:
+                metrics.saw_next_tokens(model, (now - before) / n, n)
+            elif n > 1:
+                metrics.saw_next_tokens(model, 0.0, n - 1)

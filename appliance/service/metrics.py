@@ -131,12 +131,12 @@ class Metrics:
     def saw_first_token(self, model: str, ttft_s: float) -> None:
         self._ttft.labels(model).observe(ttft_s)
 
-    def saw_next_token(self, model: str, gap_s: float) -> None:
+    def saw_next_tokens(self, model: str, gap_s: float, n_tokens: int) -> None:
         gaps = self._itl.by_model.get(model)
         if gaps is None:
             gaps = self._itl.by_model[model] = _Gaps()
-        gaps.counts[bisect_left(_TOKEN_SECONDS, gap_s)] += 1
-        gaps.sum_s += gap_s
+        gaps.counts[bisect_left(_TOKEN_SECONDS, gap_s)] += n_tokens
+        gaps.sum_s += gap_s * n_tokens
 
     def saw_end(self, model: str, outcome: str, e2e_s: float) -> None:
         """A generation has ended for the request that it was begun for."""
