@@ -189,11 +189,12 @@ def test_figures_in_words() -> None:
         cached_tokens=96,
         ttft_s=0.35,
         tokens_per_s=42.08,
+        seconds=9.8,
         cache="miss",
     )
     answer = Answer(parent="q", created_s=NOW_S, text="a", outcome="complete", figures=figures)
     assert figures_text(answer) == (
-        "42.1 tokens/s · first after 0.35 s · 1,204 + 412 tokens, 96 reused · response cache: miss"
+        "42.1 tokens/s · first after 0.35 s · 1,204 + 412 tokens in 9.8 s, 96 reused · response cache: miss"
     )
     answer.figures = Figures(
         prompt_tokens=9,

@@ -86,14 +86,14 @@ async def test_an_answer_with_all_that_there_is() -> None:
             last(),
             headers={"X-Cache": "hit", "Age": "90"},
         ).end()
-        turn = await run(server.url)
+        turn = await run(server.url, Clock())
         (asked,) = server.of("POST")
     answer = turn.answer
     assert answer.outcome == "complete"
     assert (answer.model, answer.finish_reason) == ("small", "stop")
     assert (answer.reasoning, answer.text) == ("Let me think.", "Because\u2028\x85.")
     assert answer.tool_calls == [ToolCall(name="look", arguments='{"a": 1}')]
-    assert figures_text(answer) == "first after 0.25 s · 20 + 2 tokens · response cache: hit, 1 min 30 s old"
+    assert figures_text(answer) == "first after 0.25 s · 20 + 2 tokens in 0.00 s · response cache: hit, 1 min 30 s old"
     assert asked.body == {
         "messages": [{"role": "user", "content": "Why?"}],
         "stream": True,
@@ -120,7 +120,7 @@ async def test_a_connection_that_breaks_keeps_what_has_come() -> None:
     assert (answer.text, answer.outcome) == ("Half", "failed")
     assert answer.problem is not None
     assert answer.problem.startswith(f"The connection to {server.url} broke")
-    assert figures_text(answer) == "broken off · first after 0.00 s · 1 token · response cache: bypass"
+    assert figures_text(answer) == "broken off · first after 0.00 s · 1 token in 0.00 s · response cache: bypass"
 
 
 async def test_to_cancel_stops_the_answer_at_the_server_too() -> None:
@@ -140,7 +140,7 @@ async def test_to_cancel_stops_the_answer_at_the_server_too() -> None:
             await stream.client_left.wait()
         await client.close()
     assert (turn.answer.text, turn.answer.outcome, turn.answer.problem) == ("One two", "stopped", None)
-    assert figures_text(turn.answer) == "stopped · 2.0 tokens/s · first after 0.00 s · 2 tokens"
+    assert figures_text(turn.answer) == "stopped · 2.0 tokens/s · first after 0.00 s · 2 tokens in 0.50 s"
 
 
 @pytest.mark.parametrize(

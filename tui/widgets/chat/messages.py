@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from textual import events
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical
+from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message as Event
+from textual.style import Style
 from textual.widgets import Collapsible, Static
 
 from tui.chat.conversation import Answer, Question, ToolCall
@@ -35,18 +35,11 @@ class Shown:
 
 
 class MessageView(Vertical, can_focus=True):
-    """``shown`` is what it was given last."""
+    """``shown`` is what it was given last. Parts that few messages have are made when they are wanted."""
 
     DEFAULT_CSS = """
     MessageView { height: auto; padding: 0 1 0 1; margin-bottom: 1; border-left: blank; }
     MessageView:focus { border-left: thick $accent; }
-    MessageView > .head { height: 1; }
-    MessageView > .head > .who { width: auto; text-style: bold; }
-    MessageView > .head > .places { width: auto; display: none; }
-    MessageView > .head > .places.-several { display: block; }
-    MessageView .step { width: auto; padding: 0 1; }
-    MessageView .step:hover { background: $boost; text-style: bold; }
-    MessageView .place { width: auto; }
     """
     WHO_STYLE: ClassVar[str] = ""
 
@@ -67,12 +60,7 @@ class MessageView(Vertical, can_focus=True):
         return self.shown.message
 
     def compose(self) -> ComposeResult:
-        with Horizontal(classes="head"):
-            yield Static(classes="who")
-            with Horizontal(classes="places"):
-                yield _Step("<", -1)
-                yield Static(classes="place")
-                yield _Step(">", 1)
+        yield _Head(markup=False)
         yield from self.compose_body()
 
     def compose_body(self) -> ComposeResult:
@@ -84,14 +72,24 @@ class MessageView(Vertical, can_focus=True):
     async def show(self, message: Shown) -> None:
         """Brings what has changed up to date."""
         self.shown = message
-        self.query_one(".who", Static).update(Content.styled(self.who(), self.WHO_STYLE))
-        places = self.query_one(".places")
-        places.set_class(message.of > 1, "-several")
-        if message.of > 1:
-            self.query_one(".place", Static).update(Content(f"{message.place}/{message.of}"))
+        who = Content.styled(self.who(), f"bold {self.WHO_STYLE}")
+        self.query_one(_Head).update(who if message.of == 1 else Content.assemble(who, *_places(message)))
 
     def who(self) -> str:
         raise NotImplementedError
+
+
+class _Head(Static):
+    """Whose it is, and where one gets to what else was in its place."""
+
+    def action_step(self, step: int) -> None:
+        view = next(node for node in self.ancestors if isinstance(node, MessageView))
+        view.post_message(MessageView.Switched(view.message.id, step))
+
+
+def _places(message: Shown) -> list[tuple[str, Style]]:
+    before, after = (Style.from_meta({"@click": f"step({step})"}) for step in (-1, 1))
+    return [("   < ", before), (f"{message.place}/{message.of}", Style()), (" > ", after)]
 
 
 class QuestionView(MessageView):
@@ -115,37 +113,32 @@ class QuestionView(MessageView):
 class AnswerView(MessageView):
     WHO_STYLE = "$text-success"
     DEFAULT_CSS = """
-    AnswerView Collapsible { border: none; padding: 0; background: transparent; display: none; }
-    AnswerView Collapsible.-some { display: block; }
+    AnswerView Collapsible { border: none; padding: 0; background: transparent; }
     AnswerView Collapsible > Contents { padding: 0 0 0 2; color: $text-muted; }
     AnswerView CollapsibleTitle { padding: 0; color: $text-muted; }
-    AnswerView .calls { display: none; }
-    AnswerView .calls.-some { display: block; }
-    AnswerView .problem { display: none; color: $text-error; }
-    AnswerView .problem.-some { display: block; }
+    AnswerView .problem { color: $text-error; }
     AnswerView .figures { color: $text-muted; height: auto; }
     """
 
     def who(self) -> str:
+        return printable(self._answer.model) or "Answer"
+
+    @property
+    def _answer(self) -> Answer:
         assert isinstance(self.message, Answer)
-        return printable(self.message.model) or "Answer"
+        return self.message
 
     def compose_body(self) -> ComposeResult:
-        assert isinstance(self.message, Answer)
-        with Collapsible(title="Reasoning", collapsed=True):
-            yield Static(classes="reasoning", markup=False)
-        yield AnswerMarkdown(self.message.text)
-        yield Static(classes="calls", markup=False)
-        yield Static(classes="problem", markup=False)
+        yield AnswerMarkdown(self._answer.text)
         yield Static(classes="figures", markup=False)
 
     async def show(self, message: Shown) -> None:
         await super().show(message)
-        answer = message.message
-        assert isinstance(answer, Answer)
-        self._show_reasoning(answer)
-        self._show_line(".calls", _calls_text(answer.tool_calls))
-        self._show_line(".problem", f"X {shown(answer.problem)}" if answer.problem else "")
+        answer = self._answer
+        if answer.reasoning:
+            await self._show_reasoning()
+        await self._show_line("calls", _calls_text(answer.tool_calls))
+        await self._show_line("problem", f"X {shown(answer.problem)}" if answer.problem else "")
         line = message.waiting if answer.outcome == "running" and answer.is_empty else figures_text(answer)
         self.query_one(".figures", Static).update(Content(line))
         markdown = self.query_one(AnswerMarkdown)
@@ -153,39 +146,30 @@ class AnswerView(MessageView):
         if answer.outcome != "running":
             await markdown.finish()
 
-    def _show_reasoning(self, answer: Answer) -> None:
+    async def _show_reasoning(self) -> None:
+        answer = self._answer
+        if not self.query(Collapsible):
+            folded = Collapsible(Static(classes="reasoning", markup=False))
+            await self.mount(folded, before=self.query_one(AnswerMarkdown))
         folded = self.query_one(Collapsible)
-        folded.set_class(bool(answer.reasoning), "-some")
-        if answer.reasoning:
-            is_going_on = answer.outcome == "running" and not answer.text
-            folded.title = "Reasoning ..." if is_going_on else f"Reasoning ({len(answer.reasoning):,} characters)"
-            if not folded.collapsed:
-                self._unfold()
+        is_going_on = answer.outcome == "running" and not answer.text
+        folded.title = "Reasoning ..." if is_going_on else f"Reasoning ({len(answer.reasoning):,} characters)"
+        if not folded.collapsed:
+            self._unfold()
 
     def on_collapsible_expanded(self) -> None:
         self._unfold()
 
     def _unfold(self) -> None:
-        assert isinstance(self.message, Answer)
-        text = cut(shown(self.message.reasoning.strip()), MAX_REASONING_CHARS)
+        text = cut(shown(self._answer.reasoning.strip()), MAX_REASONING_CHARS)
         self.query_one(".reasoning", Static).update(Content(text))
 
-    def _show_line(self, selector: str, text: str) -> None:
-        line = self.query_one(selector, Static)
-        line.set_class(bool(text), "-some")
-        line.update(Content(text))
-
-
-class _Step(Static):
-    def __init__(self, sign: str, step: int) -> None:
-        super().__init__(sign, classes="step", markup=False)
-        self._step = step
-        self.tooltip = "Show what else was here."
-
-    def on_click(self, event: events.Click) -> None:
-        event.stop()
-        view = next(node for node in self.ancestors if isinstance(node, MessageView))
-        view.post_message(MessageView.Switched(view.message.id, self._step))
+    async def _show_line(self, name: str, text: str) -> None:
+        if not text:
+            return
+        if not self.query(f".{name}"):
+            await self.mount(Static(classes=name, markup=False), before=self.query_one(".figures"))
+        self.query_one(f".{name}", Static).update(Content(text))
 
 
 def _calls_text(calls: list[ToolCall]) -> str:
