@@ -27,6 +27,7 @@ from tui.widgets.chat.dialogs import AskText, Choose
 from tui.widgets.chat.library_panel import LibraryPanel
 from tui.widgets.chat.messages import AnswerView, MessageView, Shown
 from tui.widgets.chat.settings import SettingsDrawer
+from tui.widgets.chat.transcript import MAX_SHOWN
 from tui.widgets.confirm import Confirm
 
 
@@ -595,18 +596,19 @@ async def test_a_long_conversation_shows_its_end_first() -> None:
     async with talking() as it:
         conversation = it.screen.session.conversation
         parent = ""
-        for number in range(60):
+        for number in range(MAX_SHOWN):
             question = Question(parent=parent, created_s=0, text=f"question {number}")
             conversation.add(question)
             answer = Answer(parent=question.id, created_s=0, text=f"answer {number}", outcome="complete")
             conversation.add(answer)
             parent = answer.id
-        it.screen._changed()
-        await it.until("answer 59")
-        assert len(it.screen.query(MessageView)) == 40
-        for _ in range(41):
-            await it.press("up")
-        await until(it.pilot, lambda: len(it.screen.query(MessageView)) == 80)
+        await it.ask("the last")
+        await it.until("Answer 1")
+        assert len(it.screen.query(MessageView)) == MAX_SHOWN
+        it.screen.query(MessageView).first().focus()
+        await it.press("up")
+        await until(it.pilot, lambda: len(it.screen.query(MessageView)) == 2 * MAX_SHOWN)
+        assert len(it.bodies[0]["messages"]) == 2 * MAX_SHOWN + 1
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 60)])

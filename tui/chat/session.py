@@ -37,10 +37,6 @@ class Session:
             return self.conversation.path
         return self.conversation.path_to(self.placed.parent)
 
-    @property
-    def last_question(self) -> Question | None:
-        return next((m for m in reversed(self.conversation.path) if isinstance(m, Question)), None)
-
     def ask(self, text: str) -> Turn:
         """Adds the question and an answer to be filled. To send unchanged what failed asks the same question again."""
         placed, attachments = self.placed or self._unanswered(), self.attachments

@@ -38,8 +38,8 @@ class MessageView(Vertical, can_focus=True):
     """``shown`` is what it was given last. Parts that few messages have are made when they are wanted."""
 
     DEFAULT_CSS = """
-    MessageView { height: auto; padding: 0 1 0 1; margin-bottom: 1; border-left: blank; }
-    MessageView:focus { border-left: thick $accent; }
+    MessageView { height: auto; padding: 0 1 0 2; margin-bottom: 1; }
+    MessageView:focus { outline-left: thick $accent; }
     """
     WHO_STYLE: ClassVar[str] = ""
 

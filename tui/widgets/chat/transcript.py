@@ -19,8 +19,8 @@ from tui.figures import count_text, cut, printable
 from tui.widgets.chat.dialogs import Choose
 from tui.widgets.chat.messages import MessageView, Shown, view_of
 
-# Each message is many widgets; earlier ones are shown when they are asked for.
-MAX_SHOWN = 40
+# Each message is many widgets, and each costs at every key; earlier ones are shown when they are asked for.
+MAX_SHOWN = 24
 MAX_LINE_CHARS = 48
 
 
