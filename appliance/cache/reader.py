@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import queue
 import sqlite3
 import struct
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from appliance import logs
@@ -35,6 +38,17 @@ class Stored:
     answer: Answer
 
 
+class _Question:
+    """Asked on ``loop``, where the answer is awaited."""
+
+    __slots__ = ("answer", "key", "loop")
+
+    def __init__(self, key: bytes, loop: asyncio.AbstractEventLoop) -> None:
+        self.key = key
+        self.loop = loop
+        self.answer: asyncio.Future[Stored | None] = loop.create_future()
+
+
 class Reader:
     """Owns the connection that reads."""
 
@@ -46,7 +60,11 @@ class Reader:
         self._file: FileId | None = None
         self._retry_at = 0.0
         self._is_closed = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="response-cache-reader")
+        self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="response-cache-reader", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
 
     @property
     def n_failed(self) -> int:
@@ -57,19 +75,39 @@ class Reader:
         """What is stored under a key; None also if the file can't be read, or not in time."""
         if self._is_closed:
             return None
-        reading = asyncio.get_running_loop().run_in_executor(self._thread, self._get, key)
+        question = _Question(key, asyncio.get_running_loop())
+        self._questions.put(question)
+        timer = question.loop.call_later(_TIMEOUT_S, self._give_up, question)
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                return await reading
-        except TimeoutError:
-            self._n_late += 1
-            return None
+            return await question.answer
+        finally:
+            timer.cancel()
 
     async def close(self) -> None:
         """Ends the thread, behind what it was asked for; nothing is found any more."""
         self._is_closed = True
-        self._thread.submit(self._disconnect)
-        await asyncio.to_thread(self._thread.shutdown)
+        self._questions.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _give_up(self, question: _Question) -> None:
+        if not question.answer.done():
+            self._n_late += 1
+            question.answer.set_result(None)
+
+    def _run(self) -> None:
+        while (question := self._questions.get()) is not None:
+            # All that have come meanwhile are answered together: to wake the event loop costs more than to read.
+            questions: list[_Question | None] = [question]
+            with contextlib.suppress(queue.Empty):
+                while questions[-1] is not None:
+                    questions.append(self._questions.get_nowait())
+            asked = [question for question in questions if question is not None]
+            found = [(question, self._get(question.key)) for question in asked]
+            with contextlib.suppress(RuntimeError):  # the event loop is gone, and who asked with it
+                question.loop.call_soon_threadsafe(_tell, found)
+            if questions[-1] is None:
+                break
+        self._disconnect()
 
     def _get(self, key: bytes) -> Stored | None:
         self._writer.has_started.wait(_TIMEOUT_S)
@@ -111,6 +149,12 @@ class Reader:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+
+
+def _tell(found: Iterable[tuple[_Question, Stored | None]]) -> None:
+    for question, stored in found:
+        if not question.answer.done():
+            question.answer.set_result(stored)
 
 
 def _stored(key: bytes, row: tuple[int, float, int, bytes]) -> Stored:

@@ -86,6 +86,7 @@ class ResponseCache:
     def start(self) -> None:
         """Opens the file, on its own thread."""
         self._writer.start()
+        self._reader.start()
 
     async def get(self, key: bytes, *, max_age_s: float | None = None) -> Found | None:
         """The answer of this key, unless it is older than allowed or its age can't be told."""

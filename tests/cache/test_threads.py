@@ -44,7 +44,7 @@ async def test_the_event_loop_does_nothing_with_the_file(tmp_path: Path, monkeyp
         await cache.purge(Selection())
         await cache.vacuum()
         put(cache, [1])
-    assert threads == {"response-cache-writer", "response-cache-reader_0"}
+    assert threads == {"response-cache-writer", "response-cache-reader"}
 
 
 @pytest.mark.parametrize("is_there", [False, True])
