@@ -16,12 +16,12 @@ from tests.image.engine import SITE_PACKAGES, Project, docker, project
 AVX2 = {"avx", "f16c", "fma", "bmi2", "avx2"}
 AVX512 = {"avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw"}
 VARIANTS = {
-    "sapphirerapids": AVX2 | AVX512 | {"avx512_vbmi", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8"},
-    "zen4": AVX2 | AVX512 | {"avx512_vbmi", "avx512_vnni", "avx512_bf16"},
+    "sapphirerapids": AVX2 | AVX512 | {"avx512vbmi", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8"},
+    "zen4": AVX2 | AVX512 | {"avx512vbmi", "avx512_vnni", "avx512_bf16"},
     "cooperlake": AVX2 | AVX512 | {"avx512_vnni", "avx512_bf16"},
-    "icelake": AVX2 | AVX512 | {"avx512_vbmi", "avx512_vnni"},
+    "icelake": AVX2 | AVX512 | {"avx512vbmi", "avx512_vnni"},
     "cascadelake": AVX2 | AVX512 | {"avx512_vnni"},
-    "cannonlake": AVX2 | AVX512 | {"avx512_vbmi"},
+    "cannonlake": AVX2 | AVX512 | {"avx512vbmi"},
     "skylakex": AVX2 | AVX512,
     "alderlake": AVX2 | {"avx_vnni"},
     "haswell": AVX2,
