@@ -223,7 +223,7 @@ async def test_what_was_known_stays_while_the_server_is_away(server: RecordedSer
 
 
 @pytest.mark.usefixtures("frozen_zone")
-@pytest.mark.parametrize(("name", "size"), [("dashboard", (120, 40)), ("dashboard-80", (80, 24))])
+@pytest.mark.parametrize(("name", "size"), [("dashboard", (140, 32)), ("dashboard-80", (80, 24))])
 async def test_it_looks_as_in_the_readme(server: RecordedServer, tmp_path: Any, name: str, size: Any) -> None:
     server.answer("GET", "/admin/history", sample.history(*busy_history()))
     server.answer("GET", "/admin/hardware", busy_machine())

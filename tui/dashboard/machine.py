@@ -67,11 +67,11 @@ def _ram(found: MachineStatus, history: tuple[Moment, ...]) -> tuple[Line, ...]:
     used = ram.used_bytes if ram.used_bytes is not None else ram.limit_bytes - ram.room_bytes
     ours = Bar((("#", used / ram.limit_bytes),))
     is_full = ram.room_bytes < (1 - _FULL_RATIO) * ram.limit_bytes
-    return (whole, Gauge("RAM, our limit", _of(used, ram.limit_bytes), ours, is_alarming=is_full))
+    return (whole, Gauge("RAM, container", _of(used, ram.limit_bytes), ours, is_alarming=is_full))
 
 
 def _disk(disk: DiskStatus) -> Line:
-    label = disk.name.removesuffix("_dir").replace("_", " ").capitalize()
+    label = f"Disk, {disk.name.removesuffix('_dir').replace('_', ' ')}"
     if disk.problem is not None:
         return Gauge(label, disk.problem, is_alarming=True)
     used = disk.total_bytes - disk.free_bytes

@@ -7,7 +7,7 @@ from tui.figures import size_text
 from tui.snapshot import Snapshot
 from tui.widgets.gauges import Bar, Gauge, Line, Note
 
-_LEGEND = "w weights, k KV cache, c compute, o other; . is free or others'."
+_LEGEND = "w weights, k KV cache, c compute, o other"
 
 
 def memory_lines(snapshot: Snapshot) -> tuple[Line, ...]:
