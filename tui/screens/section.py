@@ -47,7 +47,7 @@ class Section(Screen[None]):
         self.tui.begin(self)
 
     def update(self, snapshot: Snapshot) -> None:
-        if not self.is_mounted:
+        if not (self.is_mounted and self.display):  # not yet, or its widgets are being removed already
             return
         self.query_one(Banner).show(snapshot)
         self.show(snapshot)
