@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
 import re
+import select
+import struct
 import subprocess
+import termios
 import threading
 import time
 import uuid
@@ -14,7 +20,6 @@ from pathlib import Path
 
 import httpx
 import openai
-import pytest
 
 from tests.image.conftest import Built
 from tests.image.engine import DOCKER, MODEL, Project, docker, inspect, project, run
@@ -167,7 +172,7 @@ def test_a_limit_below_the_model_is_refused_with_the_numbers_and_not_by_the_kern
         assert re.search(rf"error: .*{MODEL}.*MiB.*MiB", said), said
 
 
-def test_the_pipe_of_logs_is_rotated_json_where_asked(appliance_image: Built) -> None:
+def test_logs_are_json_where_that_is_set(appliance_image: Built) -> None:
     with project(appliance_image.site, appliance_image.image, APPLIANCE_LOG_FORMAT="json") as logging:
         logging.up()
         logging.ask("Hi")
@@ -188,11 +193,36 @@ def test_requests_in_parallel_are_answered(running: Project) -> None:
     assert answers == [200] * 4
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0"])
-def test_published_beyond_this_machine_it_wants_keys(appliance_image: Built, address: str) -> None:
+def test_published_beyond_this_machine_it_wants_keys(appliance_image: Built) -> None:
     """One setting fills both the mapping and what the server believes of it."""
+    address = "0.0.0.0"
     with project(appliance_image.site, appliance_image.image, PUBLISH_ADDRESS=address) as open_to_all:
         open_to_all.compose("up", "--detach")
         assert docker("wait", open_to_all.container, timeout_s=60) != "0"
         said = open_to_all.compose("logs", "--no-color")
         assert f"the server would be reachable at {address} without API keys" in said
+
+
+def test_the_terminal_ui_runs_in_the_container(running: Project) -> None:
+    """For a moment: until it shows the model, in the terminal that `docker exec --tty` hands on."""
+    ours, theirs = pty.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        command = [DOCKER, "exec", "--interactive", "--tty", running.container, "appliance", "tui"]
+        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+            shown, until = b"", time.monotonic() + 60
+            while MODEL.encode() not in shown:
+                assert time.monotonic() < until, shown[-2000:]
+                assert process.poll() is None, shown
+                if select.select([ours], [], [], 1)[0]:
+                    shown += os.read(ours, 65536)
+            os.write(ours, b"\x11")  # Ctrl+Q
+            # What it still draws must not fill the terminal's buffer.
+            while process.poll() is None:
+                assert time.monotonic() < until, "it doesn't end"
+                if select.select([ours], [], [], 0.1)[0]:
+                    os.read(ours, 65536)
+            assert process.returncode == 0
+    finally:
+        os.close(ours)
+        os.close(theirs)
