@@ -82,7 +82,11 @@ class Transport:
     def _broken(self, error: Exception) -> ServerError:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.InvalidURL):
             return ServerError(f"No server answers at {self.url}.", "unreachable")
-        return ServerError(f"The connection to {self.url} broke: {error or type(error).__name__}.", "broken")
+        if isinstance(error, httpx.TimeoutException):
+            return ServerError(f"The server at {self.url} did not answer in time.", "broken")
+        if isinstance(error, httpx.HTTPError):
+            return ServerError(f"The connection to {self.url} broke.", "broken")
+        return ServerError(f"What the server at {self.url} sends is no answer of the appliance.", "broken")
 
 
 async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:

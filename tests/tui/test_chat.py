@@ -25,8 +25,9 @@ from tui.screens.chat import ChatScreen
 from tui.widgets.chat.composer import Composer
 from tui.widgets.chat.dialogs import AskText, Choose
 from tui.widgets.chat.library_panel import LibraryPanel
-from tui.widgets.chat.messages import AnswerView, MessageView, Shown
+from tui.widgets.chat.messages import AnswerView, MessageView
 from tui.widgets.chat.settings import SettingsDrawer
+from tui.widgets.chat.shown import Shown
 from tui.widgets.chat.transcript import MAX_SHOWN
 from tui.widgets.confirm import Confirm
 

@@ -20,16 +20,16 @@ from tui.chat.models import ModelInfo, model_asked
 from tui.chat.session import Session
 from tui.chat.store import ConversationStore, StoreError, default_folder
 from tui.chat.turn import Turn, request_body
-from tui.chat.waiting import waiting_text
 from tui.screens.chat_keys import KEYS
 from tui.screens.section import Section
 from tui.snapshot import Part, Snapshot
 from tui.widgets.chat.composer import Composer
 from tui.widgets.chat.library_panel import LibraryPanel
-from tui.widgets.chat.messages import MessageView, Shown
+from tui.widgets.chat.messages import MessageView
 from tui.widgets.chat.model_picker import model_picker
 from tui.widgets.chat.question_box import QuestionBox
 from tui.widgets.chat.settings import SettingsDrawer
+from tui.widgets.chat.shown import shown_message, shown_messages, waiting_for
 from tui.widgets.chat.status_line import StatusLine
 from tui.widgets.chat.transcript import Transcript
 
@@ -131,21 +131,9 @@ class ChatScreen(Section):
 
     @work(exclusive=True, group="messages")
     async def _show_messages(self, focus: str | None) -> None:
-        await self.transcript.show([self._shown(message) for message in self.session.messages])
+        await self.transcript.show(shown_messages(self.session, self.tui.snapshot))
         if focus is not None:
             self.transcript.focus_on(focus)
-
-    def _shown(self, message: Question | Answer) -> Shown:
-        siblings = self.session.conversation.siblings(message)
-        turn = self.session.turn
-        waiting = self._waiting(turn) if turn is not None and turn.answer is message else ""
-        return Shown(message, siblings.index(message) + 1, len(siblings), waiting)
-
-    def _waiting(self, turn: Turn) -> str:
-        requests = self.tui.snapshot.requests
-        open_ones = requests.requests if requests is not None else []
-        request = next((r for r in open_ones if r.request_id == turn.request_id), None)
-        return waiting_text(turn, self._model(self.tui.snapshot), request)
 
     def _model(self, snapshot: Snapshot) -> ModelInfo | None:
         return model_asked(snapshot, self.session.conversation.model)
@@ -161,10 +149,10 @@ class ChatScreen(Section):
         turn = self.session.turn
         if turn is None:
             return
-        now = (turn.version, self._waiting(turn) if turn.answer.is_empty else "")
+        now = (turn.version, waiting_for(turn, self.tui.snapshot))
         if now != self._drawn:
             self._drawn = now
-            await self.transcript.update(self._shown(turn.answer))
+            await self.transcript.update(shown_message(self.session, turn.answer, self.tui.snapshot))
         now_s = asyncio.get_running_loop().time()
         if now_s - self._saved_at_s > SAVE_S:
             self._saved_at_s = now_s
@@ -190,6 +178,8 @@ class ChatScreen(Section):
     def _begin(self, turn: Turn) -> None:
         session = self.session
         session.conversation.draft = ""
+        if (model := self._model(self.tui.snapshot)) is not None:
+            turn.answer.model = model.name
         self.transcript.follow()
         self._save(session)
         self.run_worker(self._answer(session, turn), group=session.conversation.id, exclusive=True)
@@ -349,6 +339,9 @@ class ChatScreen(Section):
 
     def on_library_panel_opened(self, message: LibraryPanel.Opened) -> None:
         self._open(message.session)
+        self.box.enter()
+        if self.app.size.width < WIDE_CELLS:
+            self.query_one(LibraryPanel).remove_class("-open")
 
     def on_library_panel_deleted(self, message: LibraryPanel.Deleted) -> None:
         self.workers.cancel_group(self, message.conversation_id)

@@ -20,14 +20,13 @@ from tui.chat.conversation import Answer, Conversation
 from tui.chat.display import cut, shown
 from tui.chat.models import model_asked, models
 from tui.chat.turn import Turn, request_body
-from tui.chat.waiting import waiting_text
 from tui.figures import printable
 from tui.screens.section import Section
 from tui.snapshot import Part, Snapshot
 from tui.widgets.chat.composer import Composer
 from tui.widgets.chat.dialogs import AskText, Refused
-from tui.widgets.chat.messages import Shown
 from tui.widgets.chat.model_picker import model_picker
+from tui.widgets.chat.shown import Shown, waiting_for
 from tui.widgets.chat.transcript import Transcript
 
 REFRESH_S = 0.25
@@ -130,18 +129,14 @@ class CompareScreen(Section):
         verdict = f"  ({compared.verdict})" if compared.verdict else ""
         line.update(Content(f"{number}{cut(shown(compared.question), MAX_QUESTION_CHARS)}{verdict}"))
         for side, answer in zip(self.sides, compared.answers, strict=True):
-            await side.show([Shown(answer, waiting=self._waiting(answer))])
-
-    def _waiting(self, answer: Answer) -> str:
-        turn = next((turn for turn in self._turns if turn.answer is answer), None)
-        return "" if turn is None else waiting_text(turn, model_asked(self.tui.snapshot, answer.model), None)
+            await side.show([Shown(answer)])
 
     async def _draw_turns(self) -> None:
-        now = [(turn.version, self._waiting(turn.answer) if turn.answer.is_empty else "") for turn in self._turns]
+        now = [(turn.version, waiting_for(turn, self.tui.snapshot)) for turn in self._turns]
         if now != self._drawn:
             self._drawn = now
             for side, turn in zip(self.sides, self._turns, strict=True):
-                await side.update(Shown(turn.answer, waiting=self._waiting(turn.answer)))
+                await side.update(Shown(turn.answer, waiting=waiting_for(turn, self.tui.snapshot)))
 
     def on_composer_submitted(self, message: Composer.Submitted) -> None:
         text = message.text.strip("\n")

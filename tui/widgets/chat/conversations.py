@@ -13,10 +13,12 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from tui.chat.store import Summary, matching
-from tui.figures import count_text, printable
+from tui.figures import count_text, cut, printable
 
 # More would take long to lay out; the search finds the others.
 MAX_LISTED = 200
+# What the panel has room for on one line.
+MAX_TITLE_CHARS = 29
 
 
 class ConversationList(Vertical):
@@ -101,7 +103,7 @@ def _prompt(summary: Summary, is_current: bool) -> Content:
     when = datetime.fromtimestamp(summary.changed_s).strftime("%Y-%m-%d %H:%M")
     sign = "> " if is_current else "  "
     return Content.assemble(
-        (f"{sign}{printable(summary.title)}", "bold" if is_current else ""),
+        (f"{sign}{cut(printable(summary.title), MAX_TITLE_CHARS)}", "bold" if is_current else ""),
         "\n",
         (f"  {when}, {count_text(summary.n_messages, 'message')}", "$text-muted"),
     )

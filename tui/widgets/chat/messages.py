@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -17,21 +16,12 @@ from tui.chat.display import cut, shown
 from tui.chat.figures import figures_text
 from tui.figures import printable
 from tui.widgets.chat.markdown import AnswerMarkdown
+from tui.widgets.chat.shown import Shown
 
 # What is longer is cut on the screen, and only there.
 MAX_QUESTION_CHARS = 4000
 MAX_REASONING_CHARS = 20_000
 MAX_ARGUMENT_CHARS = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A message, which of how many in its place it is, and what is said while nothing has come of it."""
-
-    message: Question | Answer
-    place: int = 1
-    of: int = 1
-    waiting: str = ""
 
 
 class MessageView(Vertical, can_focus=True):

@@ -17,7 +17,8 @@ from tui.chat.code_blocks import CodeBlock, code_blocks
 from tui.chat.conversation import Answer, Question
 from tui.figures import count_text, cut, printable
 from tui.widgets.chat.dialogs import Choose
-from tui.widgets.chat.messages import MessageView, Shown, view_of
+from tui.widgets.chat.messages import MessageView, view_of
+from tui.widgets.chat.shown import Shown
 
 # Each message is many widgets, and each costs at every key; earlier ones are shown when they are asked for.
 MAX_SHOWN = 24
