@@ -5,13 +5,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pkgutil import iter_modules
 
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
 from textual.keys import KEY_NAME_REPLACEMENTS, KEY_TO_UNICODE_NAME, Keys
 
-from tui.sections import SECTIONS
+import tui.screens
 
 _MODIFIERS = frozenset({"ctrl", "alt", "shift", "super", "hyper", "meta"})
 _NAMED = frozenset(key.value for key in Keys) | KEY_TO_UNICODE_NAME.keys() | set(KEY_NAME_REPLACEMENTS.values())
@@ -23,10 +24,10 @@ def bindings_of(declared: Iterable[BindingType]) -> list[Binding]:
 
 
 def known_bindings() -> dict[str, Binding]:
-    """Of the app, all sections and their widgets, by id. It loads all sections."""
-    for section in SECTIONS:
-        import_module(f"tui.screens.{section.name}")
-    return {binding.id: binding for kind in _kinds(DOMNode) for binding in bindings_of(kind.BINDINGS) if binding.id}
+    """Of the app, all its screens and their widgets, by id. It loads all screens."""
+    for module in iter_modules(tui.screens.__path__, "tui.screens."):
+        import_module(module.name)
+    return {binding.id: binding for kind in own_kinds(DOMNode) for binding in bindings_of(kind.BINDINGS) if binding.id}
 
 
 def problem_of(keys: Mapping[str, str]) -> str | None:
@@ -45,7 +46,7 @@ def problem_of(keys: Mapping[str, str]) -> str | None:
 
 def _clash(keys: Mapping[str, str]) -> str | None:
     """Two things that one key would do, where the user gave it to one of them: the other could not be done."""
-    kinds = list(_kinds(DOMNode))
+    kinds = list(own_kinds(DOMNode))
     everywhere = [binding for kind in kinds if issubclass(kind, App) for binding in bindings_of(kind.BINDINGS)]
     for kind in kinds:
         taken: dict[str, str] = {}
@@ -58,12 +59,12 @@ def _clash(keys: Mapping[str, str]) -> str | None:
     return None
 
 
-def _kinds(kind: type[DOMNode]) -> Iterable[type[DOMNode]]:
+def own_kinds(kind: type[DOMNode]) -> Iterable[type[DOMNode]]:
     """The app's own classes below ``kind``; Textual's have ids that mean nothing here."""
     for child in kind.__subclasses__():
         if child.__module__.startswith("tui."):
             yield child
-        yield from _kinds(child)
+        yield from own_kinds(child)
 
 
 def _near(name: str, known: Iterable[str]) -> str:
