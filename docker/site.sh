@@ -11,5 +11,9 @@ set -eu
 if [ -f /run/secrets/ca ]; then
     export PIP_CERT=/run/secrets/ca SSL_CERT_FILE=/run/secrets/ca
 fi
+# Where it is installed, it is the compiler that is meant.
+if command -v clang-16 >/dev/null; then
+    export CC=clang-16 CXX=clang++-16
+fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 exec "$@"
