@@ -153,6 +153,7 @@ class ChatScreen(Section):
         if now != self._drawn:
             self._drawn = now
             await self.transcript.update(shown_message(self.session, turn.answer, self.tui.snapshot))
+        self._look_for_place()
         now_s = asyncio.get_running_loop().time()
         if now_s - self._saved_at_s > SAVE_S:
             self._saved_at_s = now_s
