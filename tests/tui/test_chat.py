@@ -25,7 +25,8 @@ from tui.screens.chat import ChatScreen
 from tui.widgets.chat.composer import Composer
 from tui.widgets.chat.dialogs import AskText, Choose
 from tui.widgets.chat.library_panel import LibraryPanel
-from tui.widgets.chat.messages import AnswerView, MessageView
+from tui.widgets.chat.message import MessageView
+from tui.widgets.chat.messages import AnswerView
 from tui.widgets.chat.settings import SettingsDrawer
 from tui.widgets.chat.shown import Shown
 from tui.widgets.chat.transcript import MAX_SHOWN

@@ -25,7 +25,7 @@ from tui.screens.section import Section
 from tui.snapshot import Part, Snapshot
 from tui.widgets.chat.composer import Composer
 from tui.widgets.chat.library_panel import LibraryPanel
-from tui.widgets.chat.messages import MessageView
+from tui.widgets.chat.message import MessageView
 from tui.widgets.chat.model_picker import model_picker
 from tui.widgets.chat.question_box import QuestionBox
 from tui.widgets.chat.settings import SettingsDrawer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
 from textual.app import ComposeResult
@@ -13,12 +13,14 @@ from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from tui.chat.code_blocks import CodeBlock, code_blocks
 from tui.chat.conversation import Answer, Question
 from tui.figures import count_text, cut, printable
 from tui.widgets.chat.dialogs import Choose
-from tui.widgets.chat.messages import MessageView, view_of
+from tui.widgets.chat.message import MessageView
 from tui.widgets.chat.shown import Shown
+
+if TYPE_CHECKING:
+    from tui.chat.code_blocks import CodeBlock
 
 # Each message is many widgets, and each costs at every key; earlier ones are shown when they are asked for.
 MAX_SHOWN = 24
@@ -86,6 +88,8 @@ class Transcript(VerticalScroll, can_focus=False):
     @work
     async def copy_code(self) -> None:
         """Asks which code block, if there are several."""
+        from tui.chat.code_blocks import code_blocks
+
         blocks = code_blocks(self.message.text) if self.message is not None else []
         if not blocks:
             self.notify("There is no code block in this message.", severity="warning")
@@ -147,6 +151,8 @@ class Transcript(VerticalScroll, can_focus=False):
             self.screen.focus_next("Composer")
 
     async def _reconcile(self, shown: Sequence[Shown]) -> None:
+        from tui.widgets.chat.messages import view_of  # Markdown takes long to load, and the first screen has none
+
         views = {view.message.id: view for view in self.views}
         wanted = {message.message.id for message in shown}
         gone = [view for message_id, view in views.items() if message_id not in wanted]
