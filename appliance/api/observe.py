@@ -60,6 +60,11 @@ class Observer:
                 self._log(scope, context, status, loop.time() - context.arrived_at)
 
     def _log(self, scope: Scope, context: RequestContext, status: int, duration_s: float) -> None:
+        # Who watches the server asks every second, and in its log would see nothing but that.
+        is_watching = scope["method"] == "GET" and path_of(scope).startswith("/admin/") and status < 400
+        level = logging.DEBUG if is_watching else logging.INFO
+        if not log.isEnabledFor(level):
+            return
         fields: dict[str, object] = {
             "method": scope["method"],
             "path": scope["path"][:200],
@@ -79,4 +84,4 @@ class Observer:
             }
             if context.ttft_s is not None:
                 fields["ttft_s"] = context.ttft_s
-        log.info(logs.event("request", **fields))
+        log.log(level, logs.event("request", **fields))
