@@ -10,6 +10,9 @@ for library in "$toolkit"/lib/*.so.*; do
     plain=${library%%.so.*}.so
     [ -e "$plain" ] || ln -s "$(basename "$library")" "$plain"
 done
-# The driver's own library comes from the machine that runs the image; the linker wants one of its name.
+# The driver's own library comes from the machine that runs the image. To name it as needed, the linker wants one of its
+# name with its functions.
 mkdir -p "$toolkit/lib/stubs"
-echo | c++ -shared -x c - -Wl,-soname,libcuda.so.1 -o "$toolkit/lib/stubs/libcuda.so"
+grep -oE 'CUDAAPI cu[A-Z][A-Za-z0-9_]*' "$toolkit/include/cuda.h" | sort -u |
+    sed 's/^CUDAAPI \(.*\)$/void \1(void) {}/' |
+    c++ -shared -x c - -Wl,-soname,libcuda.so.1 -o "$toolkit/lib/stubs/libcuda.so"
