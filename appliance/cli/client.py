@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import ssl
 from collections.abc import Callable, Generator
 from types import TracebackType
@@ -13,8 +11,8 @@ from typing import Any, Self
 import httpx
 
 from appliance import settings
+from appliance.cli.target import default_url, key
 from appliance.errors import ApplianceError
-from appliance.state.keys import ADMIN_TOKEN
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -125,23 +123,6 @@ class Client:
                 f"no server answers at {self._url}; start one with `appliance serve`, or name it with --url"
             )
         return ServerError(f"the connection to {self._url} broke: {error or type(error).__name__}")
-
-
-def default_url(config: settings.Settings) -> str:
-    """Where a server with these settings is reached from this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
-    host = f"[{host}]" if ":" in host else host
-    scheme = "http" if config.tls_cert is None else "https"
-    return f"{scheme}://{host}:{config.port}{config.root_path}"
-
-
-def key(config: settings.Settings) -> str | None:
-    """What is shown to the server: the key of the environment, or the admin token if it can be read."""
-    found = os.environ.get(settings.KEY_VARIABLE)
-    if found is None:
-        with contextlib.suppress(OSError):
-            found = (config.state_dir / ADMIN_TOKEN).read_text().strip()
-    return found or None
 
 
 def _authorization(config: settings.Settings) -> dict[str, str]:

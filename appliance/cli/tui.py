@@ -21,7 +21,7 @@ def tui(
 ) -> None:
     """Chat, switch models and watch a running server, in the terminal; also from another machine."""
     from appliance import settings
-    from appliance.cli.client import default_url, key
+    from appliance.cli.target import default_url, key
 
     try:
         from tui.app import run
