@@ -11,6 +11,7 @@ from textual.dom import DOMNode
 from textual.widgets import TextArea
 
 from tests.tui.recorded import RecordedServer, is_told, opened, recorded, screen_text, sees, until
+from tests.tui.snapshots import check_snapshot
 from tui.app import ApplianceApp
 from tui.client import Target
 from tui.keymap import known_bindings, own_kinds, problem_of
@@ -202,6 +203,14 @@ async def test_the_palette_does_what_the_keys_of_the_section_and_the_app_do(serv
         await sees(pilot, "Cache (f6)")
         await pilot.press("enter")
         await sees(pilot, "[Cache]")
+
+
+async def test_the_palette_looks_as_in_the_readme_in_high_contrast(server: RecordedServer, tmp_path: Path) -> None:
+    async with opened(server, "doctor", size=(100, 30)) as pilot:
+        pilot.app.theme = "high-contrast"
+        await pilot.press("ctrl+p", *"doctor")
+        await sees(pilot, "Doctor (f8)")
+        await check_snapshot(pilot, "high-contrast", tmp_path)
 
 
 async def test_help_shows_the_keys_and_hides_them_again(server: RecordedServer) -> None:
