@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.theme import Theme
 
-# White and yellow on black: every text has a contrast of at least 7 to 1 with what it stands on.
+# White and yellow on black; nothing that says something is dimmed.
 HIGH_CONTRAST = Theme(
     name="high-contrast",
     primary="#ffff00",
