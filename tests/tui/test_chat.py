@@ -1,132 +1,22 @@
-"""The chat as its user sees it."""
+"""Asking, and what is seen of answers."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-from textual import events
-from textual.message import Message
-from textual.pilot import Pilot
 from textual.widget import Widget
-from textual.widgets import Collapsible, Input, OptionList
+from textual.widgets import Collapsible, Input
 
 from tests.tui import sample
-from tests.tui.recorded import RecordedServer, Stream, is_told, opened, recorded, refusal, screen_text, until
-from tests.tui.test_chat_stream import CHAT, chunk, give, last
-from tui.chat.conversation import Answer, Question
-from tui.chat.store import ConversationStore, default_folder
-from tui.screens.chat import ChatScreen
+from tests.tui.recorded import is_told, recorded, refusal, until
+from tests.tui.talk import CHAT, answer_all, chunk, give, last, talk, talking
 from tui.widgets.chat.composer import Composer
-from tui.widgets.chat.dialogs import AskText, Choose
 from tui.widgets.chat.library_panel import LibraryPanel
-from tui.widgets.chat.message import MessageView
 from tui.widgets.chat.messages import AnswerView
 from tui.widgets.chat.settings import SettingsDrawer
 from tui.widgets.chat.shown import Shown
-from tui.widgets.chat.transcript import MAX_SHOWN
-from tui.widgets.confirm import Confirm
-
-
-@dataclass
-class Talk:
-    """The chat in front of a recorded server. ``ended`` are the answers that have ended, as they were told."""
-
-    pilot: Pilot[None]
-    server: RecordedServer
-    ended: list[Answer]
-
-    @property
-    def screen(self) -> ChatScreen:
-        (screen,) = (screen for screen in self.pilot.app.screen_stack if isinstance(screen, ChatScreen))
-        return screen
-
-    @property
-    def text(self) -> str:
-        return screen_text(self.pilot)
-
-    @property
-    def typed(self) -> str:
-        return self.screen.box.text
-
-    @property
-    def path(self) -> list[Question | Answer]:
-        return self.screen.session.messages
-
-    @property
-    def texts(self) -> list[str]:
-        return [message.text for message in self.path]
-
-    @property
-    def bodies(self) -> list[dict[str, Any]]:
-        return [asked.body for asked in self.server.of("POST", CHAT)]
-
-    async def until(self, *words: str) -> None:
-        """They are all on the screen."""
-        await until(self.pilot, lambda: all(word in self.text for word in words))
-
-    async def send(self, text: str) -> None:
-        self.screen.box.put(text)
-        await self.pilot.press("enter")
-
-    async def ask(self, text: str) -> Answer:
-        """To the answer's end."""
-        n_before = len(self.ended)
-        await self.send(text)
-        return await self.end(n_before)
-
-    async def end(self, n_before: int) -> Answer:
-        await until(self.pilot, lambda: len(self.ended) > n_before and self.screen.session.turn is None)
-        return self.ended[-1]
-
-    async def press(self, *keys: str) -> None:
-        await self.pilot.press(*keys)
-        await self.pilot.pause()
-
-
-@contextlib.asynccontextmanager
-async def talk(server: RecordedServer, size: tuple[int, int] = (80, 24), key: str | None = None) -> AsyncIterator[Talk]:
-    ended: list[Answer] = []
-
-    def hook(message: Message) -> None:
-        if isinstance(message, ChatScreen.AnswerEnded) and (not ended or message.turn.answer is not ended[-1]):
-            ended.append(message.turn.answer)
-
-    async with opened(server, "chat", size=size, key=key, hook=hook) as pilot:
-        yield Talk(pilot, server, ended)
-
-
-@contextlib.asynccontextmanager
-async def talking(*events: dict[str, Any] | str, size: tuple[int, int] = (80, 24)) -> AsyncIterator[Talk]:
-    """Each request gets these events, and is complete."""
-    async with recorded() as server:
-        answer_all(server, *events)
-        async with talk(server, size) as found:
-            yield found
-
-
-def answer_all(server: RecordedServer, *events: dict[str, Any] | str) -> None:
-    def answer(asked: object) -> Stream:
-        stream = Stream({})
-        for event in events or (chunk(content=f"Answer {len(server.of('POST', CHAT)) + 1}"), chunk("stop"), last()):
-            if isinstance(event, str):
-                stream.comment(event)
-            else:
-                stream.push(event)
-        stream.end()
-        return stream
-
-    server.answer("POST", CHAT, answer)
-
-
-def stored() -> ConversationStore:
-    """What is on the disk, as another program sees it."""
-    return ConversationStore(default_folder())
 
 
 async def test_an_answer_comes_bit_by_bit_with_its_figures() -> None:
@@ -242,76 +132,6 @@ async def test_a_question_may_have_several_lines() -> None:
         await it.press("enter")
         await it.end(0)
         assert it.path[0].text == "a\nb\nc"
-
-
-async def test_again_adds_an_answer_and_one_can_go_back() -> None:
-    async with talking() as it:
-        await it.ask("Why?")
-        await it.press("ctrl+r")
-        await it.end(1)
-        await it.until("Answer 2", "2/2")
-        await it.press("up", "left")
-        await it.until("Answer 1", "1/2")
-        await it.press("right")
-        await it.until("Answer 2", "2/2")
-        assert len(it.bodies) == 2
-
-
-async def test_places_are_switched_by_the_mouse() -> None:
-    async with talking() as it:
-        await it.ask("Why?")
-        await it.press("ctrl+r")
-        await it.end(1)
-        await it.until("2/2")
-        answer = it.screen.query(AnswerView).last()
-        await it.pilot.click(answer, offset=(10, 0))  # on the <
-        await it.until("Answer 1", "1/2")
-
-
-async def test_an_edited_question_keeps_the_old_one() -> None:
-    async with talking() as it:
-        await it.ask("Why?")
-        await it.press("up", "e")
-        await it.until("Edit the question (Esc: leave it)")
-        assert it.typed == "Why?"
-        assert it.texts == []
-        await it.ask("Why not?")
-        assert it.texts == ["Why not?", "Answer 2"]
-        assert [m["content"] for m in it.bodies[-1]["messages"]] == ["Why not?"]
-        await it.press("up", "up", "left")
-        await it.until("Why?", "Answer 1", "1/2")
-
-
-async def test_a_branch_begins_after_any_answer_and_can_be_left() -> None:
-    async with talking() as it:
-        await it.ask("One")
-        await it.ask("Two")
-        it.screen.box.put("begun")
-        await it.press("shift+tab", "up", "up", "b")  # from the last answer to the first
-        await it.until("Ask something else here")
-        assert it.texts == ["One", "Answer 1"]
-        await it.press("escape")
-        assert it.texts == ["One", "Answer 1", "Two", "Answer 2"]
-        assert it.typed == "begun"
-        await it.press("shift+tab", "up", "up", "b")
-        await it.ask("Other")
-        assert it.texts == ["One", "Answer 1", "Other", "Answer 3"]
-
-
-async def test_a_message_and_its_code_are_copied_whole() -> None:
-    markdown = "Two:\n```python\nprint(1)\n```\n```sh\nls\n```\n"
-    async with talking(chunk(content=markdown)) as it:
-        long = "word " * 2000
-        await it.ask(long)
-        await it.until("Two:")
-        await it.press("up", "c")
-        assert it.pilot.app.clipboard == markdown
-        await it.press("k")
-        await until(it.pilot, lambda: isinstance(it.pilot.app.screen, Choose))
-        await it.press("up", "enter")
-        await until(it.pilot, lambda: it.pilot.app.clipboard == "print(1)\n")
-        await it.press("up", "c")
-        assert it.pilot.app.clipboard == long.strip("\n")
 
 
 async def test_what_is_set_is_sent_and_nothing_else() -> None:
@@ -448,143 +268,6 @@ async def test_the_server_is_killed_and_comes_back_while_one_chats() -> None:
         assert it.path[-1].text.startswith("Answer")
 
 
-async def test_conversations_are_kept_found_and_opened_again() -> None:
-    async with talking(size=(140, 40)) as it:
-        await it.ask("About apples")
-        await it.press("ctrl+n")
-        await it.ask("About pears")
-        await it.until("> About pears", "About apples")
-        assert [summary.title for summary in stored().summaries()] == ["About pears", "About apples"]
-        await it.press("ctrl+l", *"apples")
-        await until(it.pilot, lambda: it.screen.query_one(OptionList).option_count == 1)
-        await it.press("enter", "enter")
-        await until(it.pilot, lambda: it.texts == ["About apples", "Answer 1"])
-        await it.until("Answer 1")
-
-
-async def test_what_was_said_is_there_after_a_restart() -> None:
-    async with talking() as it:
-        await it.ask("About apples")
-        it.screen.box.put("not sent yet")
-        await it.pilot.pause()
-    (summary,) = stored().summaries()
-    kept = stored().load(summary.id)
-    assert [message.text for message in kept.path] == ["About apples", "Answer 1"]
-    assert kept.draft == "not sent yet"
-    async with talking() as it:
-        await it.press("ctrl+l")
-        await it.until("About apples")
-        await it.press("enter", "enter")
-        await until(it.pilot, lambda: it.typed == "not sent yet")
-
-
-async def test_an_answer_goes_on_while_another_conversation_is_open() -> None:
-    async with recorded() as server, talk(server, size=(140, 40)) as it:
-        stream = give(server, chunk(content="One"))
-        await it.send("First")
-        await it.until("One")
-        first = it.screen.session
-        await it.press("ctrl+n")
-        assert it.texts == []
-        stream.push(chunk(content=" two"), last())
-        stream.end()
-        await until(it.pilot, lambda: it.ended)
-        assert it.ended[0].text == "One two"
-        await until(it.pilot, lambda: stored().load(first.conversation.id).path[-1].text == "One two")
-
-
-async def test_a_conversation_is_renamed_exported_and_deleted(tmp_path: Path) -> None:
-    async with talking(size=(140, 40)) as it:
-        await it.ask("About apples")
-        await it.press("up", "t")
-        await until(it.pilot, lambda: isinstance(it.pilot.app.screen, AskText))
-        it.pilot.app.screen.query_one(Input).value = "Fruit [bold]"
-        await it.press("enter")
-        await it.until("> Fruit [bold]")
-        await it.press("x")
-        await until(it.pilot, lambda: isinstance(it.pilot.app.screen, AskText))
-        field = it.pilot.app.screen.query_one(Input)
-        assert field.value == "~/Fruit-bold.md"
-        field.value = str(tmp_path / "no" / "such.md")
-        await it.press("enter")
-        await it.until("can't be written")
-        field.value = str(tmp_path / "fruit.md")
-        await it.press("enter")
-        await until(it.pilot, (tmp_path / "fruit.md").exists)
-        assert (tmp_path / "fruit.md").read_text().startswith("# Fruit [bold]\n")
-        await it.press("d")
-        await until(it.pilot, lambda: isinstance(it.pilot.app.screen, Confirm))
-        await it.press("n")
-        assert len(stored().summaries()) == 1
-        await it.press("d")
-        await until(it.pilot, lambda: isinstance(it.pilot.app.screen, Confirm))
-        await it.press("y")
-        await until(it.pilot, lambda: stored().summaries() == [])
-        await until(it.pilot, lambda: it.texts == [])
-
-
-async def test_a_deleted_conversation_stays_deleted_though_it_was_answering() -> None:
-    async with recorded() as server, talk(server) as it:
-        give(server, chunk(content="One"))
-        await it.send("First")
-        await it.until("One")
-        await it.press("up", "d")
-        await until(it.pilot, lambda: isinstance(it.pilot.app.screen, Confirm))
-        await it.press("y")
-        await until(it.pilot, lambda: it.ended)
-        await until(it.pilot, lambda: it.texts == [])
-    assert stored().summaries() == []
-
-
-async def test_a_damaged_file_never_stops_the_start() -> None:
-    default_folder().mkdir(parents=True)
-    (default_folder() / "00000000000000aa.json").write_text("{")
-    async with talking() as it:
-        await is_told(it.pilot, "is damaged; it was set aside")
-        await it.ask("Still here?")
-    assert len(stored().summaries()) == 1
-
-
-async def test_a_disk_that_takes_nothing_is_said_and_one_can_go_on() -> None:
-    default_folder().parent.mkdir(parents=True)
-    default_folder().write_text("a file where the folder should be")
-    async with talking() as it:
-        await it.ask("Why?")
-        await it.until("Answer 1")
-        await is_told(it.pilot, "can't be written")
-
-
-async def test_files_are_attached_and_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("some notes")
-    (tmp_path / "image.png").write_bytes(b"\x89PNG\0")
-    async with talking() as it:
-        await it.press("ctrl+o")
-        field = it.pilot.app.screen.query_one(Input)
-        field.value = str(tmp_path / "image.png")
-        await it.press("enter")
-        await it.until("X image.png is no text")
-        field.value = str(tmp_path / "notes.txt")
-        await it.press("enter")
-        await it.until("[file: notes.txt, 10 characters]")
-        await it.ask("Sum up")
-        await it.until("Sum up", "[file: notes.txt, 10 characters]")
-        assert it.bodies[0]["messages"][0]["content"] == "Sum up\n\nFile notes.txt:\n```\nsome notes\n```"
-        assert it.screen.session.attachments == []
-
-
-async def test_a_long_paste_becomes_a_file_and_a_short_one_text() -> None:
-    async with talking() as it:
-        it.pilot.app.post_message(events.Paste("short\nlines"))
-        await until(it.pilot, lambda: it.typed == "short\nlines")
-        it.pilot.app.post_message(events.Paste("line\n" * 100))
-        await it.until("[file: pasted-1.txt, 500 characters]")
-        assert it.typed == "short\nlines"
-        await it.press("alt+o")
-        assert it.screen.session.attachments == []
-        it.pilot.app.post_message(events.Paste("x" * 600_000))
-        await is_told(it.pilot, "at most 512 KiB can be attached")
-
-
 async def test_what_the_server_sends_is_neither_markup_nor_obeyed() -> None:
     text = "[red]not red[/red] [@click=app.quit]x[/] \x1b[31mescape <b>html</b>"
     async with talking(chunk(content=text) | {"model": "[bold]m"}) as it:
@@ -592,25 +275,6 @@ async def test_what_the_server_sends_is_neither_markup_nor_obeyed() -> None:
         await it.until(
             "[blink]Why?[/", "[bold]m", "[red]not red[/red] [@click=app.quit]x[/]", "␛[31mescape", "<b>html</b>"
         )
-
-
-async def test_a_long_conversation_shows_its_end_first() -> None:
-    async with talking() as it:
-        conversation = it.screen.session.conversation
-        parent = ""
-        for number in range(MAX_SHOWN):
-            question = Question(parent=parent, created_s=0, text=f"question {number}")
-            conversation.add(question)
-            answer = Answer(parent=question.id, created_s=0, text=f"answer {number}", outcome="complete")
-            conversation.add(answer)
-            parent = answer.id
-        await it.ask("the last")
-        await it.until("Answer 1")
-        assert len(it.screen.query(MessageView)) == MAX_SHOWN
-        it.screen.query(MessageView).first().focus()
-        await it.press("up")
-        await until(it.pilot, lambda: len(it.screen.query(MessageView)) == 2 * MAX_SHOWN)
-        assert len(it.bodies[0]["messages"]) == 2 * MAX_SHOWN + 1
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 60)])

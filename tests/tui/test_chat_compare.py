@@ -14,8 +14,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from tests.tui.recorded import Asked, RecordedServer, Stream, is_told, opened, recorded, refusal, screen_text, until
-from tests.tui.test_chat_conversation import NOW_S, conversation
-from tests.tui.test_chat_stream import CHAT, chunk, last
+from tests.tui.talk import CHAT, NOW_S, chunk, conversation, last
 from tui.chat.comparison import Compared, ResultsRefused, asked, read_results
 from tui.screens.chat import ChatScreen
 from tui.screens.compare import CompareScreen

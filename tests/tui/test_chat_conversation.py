@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tests.tui.talk import NOW_S, ask, conversation, reply, texts
 from tui.chat.attachments import MAX_BYTES, AttachmentRefused, pasted, read
 from tui.chat.code_blocks import CodeBlock, code_blocks
 from tui.chat.conversation import ROOT, Answer, Attachment, Conversation, Figures, Question, ToolCall
@@ -19,32 +20,6 @@ from tui.chat.export import ExportRefused, export, suggested_name, to_markdown
 from tui.chat.figures import context_use, figures_text
 from tui.chat.sampling import KNOBS, checked
 from tui.chat.turn import request_body
-
-NOW_S = 1767323045.0
-
-
-def conversation(**fields: object) -> Conversation:
-    return Conversation.model_validate({"created_s": NOW_S, "changed_s": NOW_S} | fields)
-
-
-def ask(talk: Conversation, text: str, parent: str | None = None) -> Question:
-    path = talk.path
-    at = parent if parent is not None else path[-1].id if path else ROOT
-    question = Question(parent=at, created_s=NOW_S, text=text)
-    talk.add(question)
-    return question
-
-
-def reply(talk: Conversation, question: Question, text: str, **fields: object) -> Answer:
-    answer = Answer.model_validate(
-        {"parent": question.id, "created_s": NOW_S, "text": text, "outcome": "complete"} | fields
-    )
-    talk.add(answer)
-    return answer
-
-
-def texts(talk: Conversation) -> list[str]:
-    return [message.text for message in talk.path]
 
 
 def test_a_second_answer_keeps_the_first_and_all_that_follows_it() -> None:

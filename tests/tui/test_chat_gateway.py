@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
-from textual.message import Message
 
 from tests.gateway import Gateway, engine_config, run_gateway
 from tests.response_cache import open_cache
-from tests.tui.recorded import opened, until
-from tests.tui.test_chat import Talk
-from tui.chat.conversation import Answer
-from tui.screens.chat import ChatScreen
+from tests.tui.recorded import until
+from tests.tui.talk import Talk, talk
 
 
-@asynccontextmanager
-async def talk_to(gateway: Gateway) -> AsyncIterator[Talk]:
-    ended: list[Answer] = []
-
-    def hook(message: Message) -> None:
-        if isinstance(message, ChatScreen.AnswerEnded) and (not ended or message.turn.answer is not ended[-1]):
-            ended.append(message.turn.answer)
-
-    key = gateway.admin["Authorization"].removeprefix("Bearer ")
-    async with opened(gateway, "chat", key=key, hook=hook) as pilot:
-        yield Talk(pilot, gateway, ended)  # type: ignore[arg-type]
+def talk_to(gateway: Gateway) -> AbstractAsyncContextManager[Talk]:
+    return talk(gateway, key=gateway.admin["Authorization"].removeprefix("Bearer "))
 
 
 async def test_an_answer_has_the_servers_figures(tmp_path: Path) -> None:

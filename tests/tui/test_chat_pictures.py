@@ -9,9 +9,8 @@ from textual.widgets import Input
 
 from tests.tui.recorded import recorded, screen_text, until
 from tests.tui.snapshots import check_snapshot, frozen_zone  # noqa: F401
-from tests.tui.test_chat import stored, talking
+from tests.tui.talk import NOW_S, ask, conversation, reply, stored, talking
 from tests.tui.test_chat_compare import comparing, results
-from tests.tui.test_chat_conversation import NOW_S, ask, conversation, reply
 from tui.widgets.chat.dialogs import AskText
 
 pytestmark = pytest.mark.usefixtures("frozen_zone")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.tui import sample
-from tests.tui.test_chat_conversation import NOW_S, ask, conversation, reply
+from tests.tui.talk import NOW_S, ask, conversation, reply
 from tui.chat.conversation import Attachment, Outcome
 from tui.chat.library import Library
 from tui.chat.models import model_asked, models

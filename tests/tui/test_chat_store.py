@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tui.test_chat_conversation import NOW_S, ask, conversation, reply, texts
+from tests.tui.talk import NOW_S, ask, conversation, reply, texts
 from tui.chat.conversation import Conversation
 from tui.chat.store import ConversationStore, StoreError, default_folder, matching
 

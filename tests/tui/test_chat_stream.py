@@ -9,44 +9,14 @@ from typing import Any
 import pytest
 
 from tests.tui.recorded import Answer as Answered
-from tests.tui.recorded import RecordedServer, Stream, recorded, refusal
-from tests.tui.test_chat_conversation import NOW_S, ask, conversation
+from tests.tui.recorded import Stream, recorded, refusal
+from tests.tui.talk import CHAT, NOW_S, ask, chunk, conversation, give, last
 from tui.chat.conversation import Answer, ToolCall
 from tui.chat.figures import figures_text
 from tui.chat.turn import Turn, request_body
 from tui.client import Server, Target
 
-CHAT = "/v1/chat/completions"
 NOT_IT = "What answers at URL is not the appliance: it gave status {} and no reason."
-
-
-def chunk(finish_reason: str | None = None, **delta: Any) -> dict[str, Any]:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-    return {"id": "chatcmpl-1", "model": "small", "choices": [choice], "usage": None}
-
-
-def last(n_prompt: int = 20, n_completion: int = 2, n_cached: int = 4, **timings: float) -> dict[str, Any]:
-    """The event that ends an answer."""
-    usage = {
-        "prompt_tokens": n_prompt,
-        "completion_tokens": n_completion,
-        "total_tokens": n_prompt + n_completion,
-        "prompt_tokens_details": {"cached_tokens": n_cached},
-    }
-    measured = {"queue_s": 0.0, "ttft_s": 0.25, "completion_tokens_per_s": 50.0} | timings
-    return {"id": "chatcmpl-1", "model": "small", "choices": [], "usage": usage, "timings": measured}
-
-
-def give(server: RecordedServer, *events: dict[str, Any] | str, headers: dict[str, str] | None = None) -> Stream:
-    """From now on each request gets these events, texts as comments, and it is not ended yet."""
-    stream = Stream(headers or {})
-    for event in events:
-        if isinstance(event, str):
-            stream.comment(event)
-        else:
-            stream.push(event)
-    server.answer("POST", CHAT, lambda asked: stream)
-    return stream
 
 
 class Clock:

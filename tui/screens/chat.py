@@ -118,6 +118,8 @@ class ChatScreen(Section):
 
     def _changed(self, focus: str | None = None) -> None:
         """There are other messages, or the next question goes elsewhere. ``focus``: on this message."""
+        if not self.display:  # the app is being closed
+            return
         self.show(self.tui.snapshot)
         self.box.show(self.session)
         self.refresh_bindings()
@@ -147,7 +149,7 @@ class ChatScreen(Section):
     async def _draw_turn(self) -> None:
         """What has come since, in one go."""
         turn = self.session.turn
-        if turn is None:
+        if turn is None or not self.display:
             return
         now = (turn.version, waiting_for(turn, self.tui.snapshot))
         if now != self._drawn:
@@ -198,7 +200,7 @@ class ChatScreen(Section):
     def on_chat_screen_answer_ended(self, message: AnswerEnded) -> None:
         """What was asked in vain goes back to where it was typed, unless something else is there by now."""
         session = message.session
-        is_shown = session is self.session
+        is_shown = session is self.session and self.display
         again = session.end(message.turn)
         if again and not (self.box.text if is_shown else session.conversation.draft):
             session.conversation.draft = again

@@ -116,6 +116,8 @@ class CompareScreen(Section):
 
     @work(exclusive=True, group="show")
     async def _show_result(self) -> None:
+        if not self.display:  # the app is being closed
+            return
         line = self.query_one("#asked", Static)
         line.display = bool(self.results)
         self.refresh_bindings()

@@ -61,6 +61,8 @@ class LibraryPanel(Vertical):
         except StoreError as error:
             self._tell(str(error))
             return
+        if not self.screen.display:  # the app is being closed
+            return
         self.query_one(ConversationList).show(summaries, self._current)
         for note in self._library.store.notes:
             self._tell(note)
