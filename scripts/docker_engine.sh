@@ -25,6 +25,10 @@ if [ -n "$missing" ]; then
 fi
 
 if ! has_engine; then
+    # What an engine left that was killed would keep the next one from starting.
+    if ! ps -C dockerd -o stat= | grep -q '^[^Z]'; then
+        $sudo rm -f /var/run/docker.pid /var/run/docker/containerd/containerd.pid
+    fi
     # By hand: a container or a minimal machine has no init system that would.
     $sudo sh -c 'setsid dockerd >/var/log/dockerd.log 2>&1 </dev/null &'
     waited=0
