@@ -41,7 +41,7 @@ class MessageView(Vertical, can_focus=True):
         return self.shown.message
 
     def compose(self) -> ComposeResult:
-        yield _Head(markup=False)
+        yield _Head()
         yield from self.compose_body()
 
     def compose_body(self) -> ComposeResult:
@@ -54,13 +54,24 @@ class MessageView(Vertical, can_focus=True):
         """Brings what has changed up to date."""
         self.shown = message
         who = Content.styled(self.who(), f"bold {self.WHO_STYLE}")
-        self.query_one(_Head).update(who if message.of == 1 else Content.assemble(who, *_places(message)))
+        self.query_one(_Head).say(who if message.of == 1 else Content.assemble(who, *_places(message)))
 
     def who(self) -> str:
         raise NotImplementedError
 
 
-class _Head(Static):
+class Line(Static):
+    """Takes markup for text, and costs nothing when it says the same again: an update lays out the whole screen."""
+
+    def __init__(self, classes: str | None = None) -> None:
+        super().__init__(markup=False, classes=classes)
+
+    def say(self, content: Content) -> None:
+        if content != self.content:
+            self.update(content)
+
+
+class _Head(Line):
     """Whose it is, and where one gets to what else was in its place."""
 
     def action_step(self, step: int) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from textual.app import ComposeResult
 from textual.content import Content
-from textual.widgets import Collapsible, Static
+from textual.widgets import Collapsible
 
 from tui.chat.conversation import Answer, Question, ToolCall
 from tui.chat.display import cut, shown
 from tui.chat.figures import figures_text
 from tui.figures import printable
 from tui.widgets.chat.markdown import AnswerMarkdown
-from tui.widgets.chat.message import MessageView
+from tui.widgets.chat.message import Line, MessageView
 from tui.widgets.chat.shown import Shown
 
 # What is longer is cut on the screen, and only there.
@@ -27,7 +27,7 @@ class QuestionView(MessageView):
         return "You"
 
     def compose_body(self) -> ComposeResult:
-        yield Static(classes="text", markup=False)
+        yield Line("text")
 
     async def show(self, message: Shown) -> None:
         await super().show(message)
@@ -35,7 +35,7 @@ class QuestionView(MessageView):
         assert isinstance(question, Question)
         lines = [cut(shown(question.text), MAX_QUESTION_CHARS)] if question.text else []
         lines += [f"[file: {printable(a.name)}, {len(a.text):,} characters]" for a in question.attachments]
-        self.query_one(".text", Static).update(Content("\n".join(lines)))
+        self.query_one(".text", Line).say(Content("\n".join(lines)))
 
 
 class AnswerView(MessageView):
@@ -58,7 +58,7 @@ class AnswerView(MessageView):
 
     def compose_body(self) -> ComposeResult:
         yield AnswerMarkdown(self._answer.text)
-        yield Static(classes="figures", markup=False)
+        yield Line("figures")
 
     async def show(self, message: Shown) -> None:
         await super().show(message)
@@ -68,7 +68,7 @@ class AnswerView(MessageView):
         await self._show_line("calls", _calls_text(answer.tool_calls))
         await self._show_line("problem", f"X {shown(answer.problem)}" if answer.problem else "")
         line = message.waiting if answer.outcome == "running" and answer.is_empty else figures_text(answer)
-        self.query_one(".figures", Static).update(Content(line))
+        self.query_one(".figures", Line).say(Content(line))
         markdown = self.query_one(AnswerMarkdown)
         await markdown.write(answer.text)
         if answer.outcome != "running":
@@ -77,7 +77,7 @@ class AnswerView(MessageView):
     async def _show_reasoning(self) -> None:
         answer = self._answer
         if not self.query(Collapsible):
-            folded = Collapsible(Static(classes="reasoning", markup=False))
+            folded = Collapsible(Line("reasoning"))
             await self.mount(folded, before=self.query_one(AnswerMarkdown))
         folded = self.query_one(Collapsible)
         is_going_on = answer.outcome == "running" and not answer.text
@@ -90,14 +90,14 @@ class AnswerView(MessageView):
 
     def _unfold(self) -> None:
         text = cut(shown(self._answer.reasoning.strip()), MAX_REASONING_CHARS)
-        self.query_one(".reasoning", Static).update(Content(text))
+        self.query_one(".reasoning", Line).say(Content(text))
 
     async def _show_line(self, name: str, text: str) -> None:
         if not text:
             return
         if not self.query(f".{name}"):
-            await self.mount(Static(classes=name, markup=False), before=self.query_one(".figures"))
-        self.query_one(f".{name}", Static).update(Content(text))
+            await self.mount(Line(name), before=self.query_one(".figures"))
+        self.query_one(f".{name}", Line).say(Content(text))
 
 
 def _calls_text(calls: list[ToolCall]) -> str:

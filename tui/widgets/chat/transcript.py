@@ -62,7 +62,7 @@ class Transcript(VerticalScroll, can_focus=False):
 
     @property
     def views(self) -> list[MessageView]:
-        return list(self.query(MessageView))
+        return [child for child in self.query_one("#messages").children if isinstance(child, MessageView)]
 
     @property
     def focused_message(self) -> Question | Answer | None:
