@@ -11,7 +11,7 @@ import pytest
 
 from appliance.engine.core import EngineCore
 from appliance.engine.llama.backend import LlamaBackend
-from appliance.engine.messages import Event, Failed, Finished, Piece, Submit
+from appliance.engine.messages import Event, Failed, Finished, Piece, SequenceFinished, Submit
 from appliance.engine.params import SamplingParams
 from appliance.models.store import StoredModel
 from tests.factories import submit
