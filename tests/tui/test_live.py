@@ -39,7 +39,10 @@ class Terminal:
             "LC_ALL": "C.UTF-8",
         }
         environment.pop("TMUX", None)
-        command = [*APPLIANCE, "tui", "--url", server.url]
+        # tmux itself may miss the end of its child, and not know its status: a shell writes it down.
+        self._status = folder / "status"
+        shell = ("sh", "-c", f'"$@"; echo $? > {self._status}.part; mv {self._status}.part {self._status}', "sh")
+        command = [*shell, *APPLIANCE, "tui", "--url", server.url]
         size = ("-x", "100", "-y", "30")
         # The pane outlives the program, so that what it leaves behind can be read.
         keep = ("set-option", "-g", "remain-on-exit", "on", ";")
@@ -58,8 +61,7 @@ class Terminal:
     @property
     def exit_status(self) -> int | None:
         """None: it runs."""
-        status = self._run("display-message", "-p", "#{pane_dead_status}").strip()
-        return int(status) if status else None
+        return int(self._status.read_text()) if self._status.exists() else None
 
     def sees(self, *texts: str) -> str:
         """The screen once all of ``texts`` are on it."""
