@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 # How often it is written down which answers were used; a crash forgets at most that.
 TOUCH_INTERVAL_S = 5.0
+# How long what has come waits for more: one commit for all, and not while the answer is being sent that is to be kept.
+LINGER_S = 0.02
 # How long a commit waits for another process, and the pause before it is tried again.
 BUSY_TIMEOUT_S = 0.5
 BUSY_PAUSE_S = 0.05
@@ -146,6 +148,8 @@ class Writer:
         """The jobs that have come, all of them at once: so commits are as large as they come fast."""
         with contextlib.suppress(queue.Empty):
             first = self._jobs.get(timeout=TOUCH_INTERVAL_S)
+            if first is None and self._stop_by is None:
+                time.sleep(LINGER_S)
             return [*([first] if first else []), *self._waiting()]
         return []
 
