@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.cache.entries import delete, transaction
+from appliance.cache.entries import delete, file_bytes, transaction
 
 # Deleted in one transaction: requests are answered from the file between two of them.
 _DELETED_AT_ONCE = 1000
@@ -75,12 +75,7 @@ def vacuum(connection: sqlite3.Connection) -> tuple[int, int]:
     """Writes the file anew without what is free in it; its bytes before and after. It takes as much room meanwhile."""
     from sqlite_utils import Database
 
-    before = _file_bytes(connection)
+    before = file_bytes(connection)
     Database(connection, execute_plugins=False).vacuum()
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return before, _file_bytes(connection)
-
-
-def _file_bytes(connection: sqlite3.Connection) -> int:
-    page_size, n_pages = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count"))
-    return int(page_size * n_pages)
+    return before, file_bytes(connection)

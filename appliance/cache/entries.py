@@ -92,7 +92,13 @@ def evict(connection: sqlite3.Connection, max_bytes: int, *, at_most: int) -> in
 
 def used_bytes(connection: sqlite3.Connection) -> int:
     """What is used of the file, which never shrinks by itself but is filled again."""
-    page_size, n_pages, n_free = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
-    )
-    return int(page_size * (n_pages - n_free))
+    return file_bytes(connection) - _pragma(connection, "page_size") * _pragma(connection, "freelist_count")
+
+
+def file_bytes(connection: sqlite3.Connection) -> int:
+    """The file's size, with what is free in it."""
+    return _pragma(connection, "page_size") * _pragma(connection, "page_count")
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])

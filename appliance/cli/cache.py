@@ -9,12 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from appliance.cli import warm
+from appliance.cli.options import Json, Url
 from appliance.errors import ConfigError
 
 app = typer.Typer(help="The response cache of a running server.", no_args_is_help=True)
 
-Url = Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _TIME = re.compile(r"([0-9]+|[0-9]*\.[0-9]+)([smhd]?)")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from appliance.cli.options import Url
+
 if TYPE_CHECKING:
     from appliance.cli.client import Client
 
@@ -16,7 +18,7 @@ HELP = "/clear starts anew, /exit or Ctrl-D ends, Ctrl-C stops an answer"
 
 def chat(
     prompt: Annotated[str | None, typer.Argument(help="Ask this and exit. Piped input is added behind it.")] = None,
-    url: Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")] = None,
+    url: Url = None,
     model: Annotated[str | None, typer.Option(help="Model to ask. [default: the server's]")] = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     temperature: Annotated[

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
+
+from appliance.cli.options import Url
 
 
 def health(
-    url: Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")] = None,
+    url: Url = None,
 ) -> None:
     """Ask a running server whether it can answer. Exit status 0: ready; 1: not yet, or not at all."""
     from appliance.cli.client import Client

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from appliance.cli.options import Json
+
 if TYPE_CHECKING:
     from appliance.hardware.gpus import GPUProbe
     from appliance.schemas.admin import ModelPlan
@@ -30,7 +32,7 @@ def plan(
     n_ctx: Annotated[
         int | None, typer.Option(min=64, max=1 << 24, help="KV cache size in tokens. [default: from the settings]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what models would take of RAM and GPUs, and which would be unloaded for others. Nothing is loaded.
 

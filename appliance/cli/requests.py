@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from appliance.cli.models.look import Json
+from appliance.cli.options import Json, Url
 
 app = typer.Typer(help="The requests that wait and run on a server, and those that ended lately.", no_args_is_help=True)
-
-Url = Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")]
 
 
 @app.command("list")
 def list_requests(url: Url = None, json: Json = False) -> None:
     """List the requests that wait and run, oldest first."""
-    from appliance.cli.client import Client
-    from appliance.cli.models.room import print_json
-
-    with Client(url) as client:
-        found = client.get_json("/admin/requests")["requests"]
-    if json:
-        return print_json(found)
-    if not found:
-        typer.echo("no request waits or runs")
-    for entry in found:
-        typer.echo(_line(entry))
-    return None
+    _list("requests", _line, "no request waits or runs", url, json=json)
 
 
 @app.command("recent")
 def recent(url: Url = None, json: Json = False) -> None:
     """List the latest 100 requests that have ended, newest first: how they ended, and how long they took."""
-    from appliance.cli.client import Client
-    from appliance.cli.models.room import print_json
-
-    with Client(url) as client:
-        found = client.get_json("/admin/requests")["recent"]
-    if json:
-        return print_json(found)
-    if not found:
-        typer.echo("no request has ended yet")
-    for entry in found:
-        typer.echo(_ended_line(entry))
-    return None
+    _list("recent", _ended_line, "no request has ended yet", url, json=json)
 
 
 @app.command("cancel")
@@ -61,6 +38,14 @@ def cancel(
     with Client(url) as client:
         client.delete_json(f"/admin/requests/{quote(request_id, safe='')}")
     typer.echo(f"cancelled {request_id}")
+
+
+def _list(which: str, line: Callable[[dict[str, Any]], str], empty: str, url: str | None, *, json: bool) -> None:
+    from appliance.cli.client import Client
+    from appliance.cli.models.room import print_rows
+
+    with Client(url) as client:
+        print_rows(client.get_json("/admin/requests")[which], line, empty=empty, json=json)
 
 
 def _line(entry: dict[str, Any]) -> str:

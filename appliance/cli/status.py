@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from appliance.cli.options import Url
+
 
 def status(
-    url: Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")] = None,
+    url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole snapshot as JSON.")] = False,
 ) -> None:
     """Show a running server's models, engines, KV caches, queue and latencies."""

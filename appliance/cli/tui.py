@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from appliance.cli.options import Url
 from appliance.errors import ConfigError
 
 
 def tui(
-    url: Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")] = None,
+    url: Url = None,
     key_file: Annotated[
         Path | None,
         typer.Option(

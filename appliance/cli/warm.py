@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from appliance.cli.options import Json, Url
+
 if TYPE_CHECKING:
     from appliance.cli.client import Client
     from appliance.cli.request_lines import Line
@@ -25,8 +27,8 @@ OnResult = Callable[[int, dict[str, Any]], None]
 def warm(
     file: Annotated[Path, typer.Argument(help="JSON lines: bodies of requests, or lines of OpenAI's batch files.")],
     key: Annotated[str | None, typer.Option(help="Name of the API key whose apps will ask.")] = None,
-    url: Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    url: Url = None,
+    as_json: Json = False,
 ) -> None:
     """Run requests through at batch priority, so that their answers are there when apps ask."""
     from appliance.cli.client import Client

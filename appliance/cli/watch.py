@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-Url = Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+from appliance.cli.options import Json, Url
 
 
 def logs(

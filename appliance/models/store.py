@@ -49,6 +49,11 @@ class Record(msgspec.Struct, frozen=True):
     header: GGUFHeader
     shape: ModelShape = ModelShape()
 
+    @property
+    def version(self) -> str:
+        """As it stands in ``NAME@VERSION``."""
+        return self.gguf_sha256[:SHORT_SHA]
+
 
 class StoredModel(msgspec.Struct, frozen=True):
     """A model that can be served. ``template_override``: an operator's chat template, if there is one."""

@@ -130,9 +130,8 @@ class Answers:
                 answer = complete_answer(submit, flight.batches)
                 if answer is not None:
                     self._n_kept += 1
-                    self._cache.put(
-                        key, answer, model=model.name, version=model.stored.record.gguf_sha256[:12], owner=context.key
-                    )
+                    version = model.stored.record.version
+                    self._cache.put(key, answer, model=model.name, version=version, owner=context.key)
 
         flight = self._flights[slot] = Flight(self._run(model, submit), land)
         return flight

@@ -51,7 +51,7 @@ class ServedModel:
     def fingerprint(self) -> str:
         override = self.stored.template_override
         template = f"-{hashlib.sha256(override.encode()).hexdigest()[:8]}" if override is not None else ""
-        return f"{self.stored.record.gguf_sha256[:12]}{template}-{engine_build()}"
+        return f"{self.stored.record.version}{template}-{engine_build()}"
 
     @cached_property
     def identity(self) -> ModelIdentity:

@@ -54,7 +54,7 @@ def model_status(host: ModelHost, default: str | None) -> ModelStatus:
     record = host.spec.stored.record
     return ModelStatus(
         name=record.name,
-        version=record.gguf_sha256[:12],
+        version=record.version,
         gguf_sha256=record.gguf_sha256,
         quantization=record.quantization,
         state=host.state,

@@ -27,7 +27,7 @@ class ModelSpec:
 
     @property
     def key(self) -> str:
-        return f"{self.stored.name}@{self.stored.record.gguf_sha256[:12]}"
+        return f"{self.stored.name}@{self.stored.record.version}"
 
 
 # Starts an engine process for a model that is placed so.

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli.models.look import Json
+from appliance.cli.options import Json
 from appliance.errors import ConfigError
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
@@ -26,7 +26,6 @@ def use(
     A running server takes it with the next request; `appliance models load NAME` loads it at once.
     """
     from appliance.cli.models.room import Room, print_result
-    from appliance.models.lock import SHORT_SHA
     from appliance.service.versions import choose_version, current_version
 
     room = Room()
@@ -38,7 +37,7 @@ def use(
         {
             "name": entry.name,
             "version": version.short,
-            "before": before.record.gguf_sha256[:SHORT_SHA] if before is not None else None,
+            "before": before.record.version if before is not None else None,
         },
         f"{entry.name}@{version.short} is current; a running server takes it with its next request",
         json=json,

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from appliance.cli.options import Json
 from appliance.errors import ConfigError
 
 if TYPE_CHECKING:
     from appliance.cli.models.room import Room
     from appliance.models.lock import Entry, Version
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reference = Annotated[
     str | None, typer.Argument(metavar="NAME[@VERSION]", help="A model. [default: the first in models.lock]")
 ]

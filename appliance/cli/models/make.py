@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from appliance.cli.models.look import Json
+from appliance.cli.options import Json
 
 if TYPE_CHECKING:
     from appliance.cli.models.room import Room

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.cli.models.look import Json
+from appliance.cli.options import Json
 from appliance.errors import ConfigError
 
 if TYPE_CHECKING:

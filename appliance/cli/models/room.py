@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
@@ -120,3 +120,14 @@ def print_result(value: Any, words: str, *, json: bool) -> None:
 
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_rows(rows: list[dict[str, Any]], line: Callable[[dict[str, Any]], str], *, empty: str, json: bool) -> None:
+    """A list as it came as JSON, or ``line`` of each; ``empty`` says that there is none."""
+    if json:
+        return print_json(rows)
+    if not rows:
+        typer.echo(empty)
+    for row in rows:
+        typer.echo(line(row))
+    return None

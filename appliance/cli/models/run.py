@@ -8,29 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from appliance.cli.models.look import Json
+from appliance.cli.options import Json, Url
 
 if TYPE_CHECKING:
     from appliance.cli.client import Client
 
 Model = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="A model, by its name or an alias.")]
-Url = Annotated[str | None, typer.Option(help="Address of the server. [default: from the settings]")]
 
 
 def ps(url: Url = None, json: Json = False) -> None:
     """List the models that a running server has loaded, or was asked for, and the memory that they take."""
     from appliance.cli.client import Client
-    from appliance.cli.models.room import print_json
+    from appliance.cli.models.room import print_rows
 
     with Client(url) as client:
-        models = client.get_json("/admin/status")["models"]
-    if json:
-        return print_json(models)
-    if not models:
-        typer.echo("no model was asked for yet")
-    for model in models:
-        typer.echo(_line(model))
-    return None
+        print_rows(client.get_json("/admin/status")["models"], _line, empty="no model was asked for yet", json=json)
 
 
 def plan(model: Model, url: Url = None, json: Json = False) -> None:

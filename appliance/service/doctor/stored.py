@@ -41,7 +41,7 @@ def check_default_model(subject: Subject) -> Iterator[Finding]:
         yield Finding(name="default model", status="failed", message=message, remedy=remedy)
     elif subject.default is not None:
         record = subject.default.record
-        message = f"{subject.default.name}@{record.gguf_sha256[:12]} {record.quantization} is stored"
+        message = f"{subject.default.name}@{record.version} {record.quantization} is stored"
         yield Finding(name="default model", status="ok", message=message)
     else:
         entry = subject.lock.entry(subject.config.model)
