@@ -102,13 +102,13 @@ def open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     return connection
 
 
-def set_aside(path: Path, file: FileId | None) -> None:
-    """Renames a damaged file, in place of one that was set aside before; nothing if another process has done so.
+def set_aside(path: Path, file: FileId | None) -> Path | None:
+    """Renames a damaged file, in place of one that was set aside before; where it is now.
 
-    ``file`` is the one that was found to be damaged. Raises OSError.
+    None: another process has done so. ``file`` is the one that was found to be damaged. Raises OSError.
     """
     if file is None or file_at(path) != file:
-        return
+        return None
     # The database comes last: who finds none begins a new one, and its side files must stay where they are.
     for suffix in (*_SIDE_FILES, ""):
         aside = path.with_name(path.name + _DAMAGED + suffix)
@@ -116,6 +116,7 @@ def set_aside(path: Path, file: FileId | None) -> None:
             aside.unlink()
         with contextlib.suppress(FileNotFoundError):
             os.rename(path.with_name(path.name + suffix), aside)
+    return path.with_name(path.name + _DAMAGED)
 
 
 def file_at(path: Path) -> FileId | None:

@@ -257,13 +257,14 @@ class Writer:
 
     def _set_aside(self, error: Exception) -> None:
         """A new file is begun with the next commit."""
-        log.error(logs.event("response_cache_damaged", path=self.path, reason=error))
         self._close()
         self.file = None
         try:
-            set_aside(self.path, self._opened)
+            aside = set_aside(self.path, self._opened)
         except OSError as why:
-            log.error(logs.event("response_cache_not_set_aside", path=self.path, reason=why))
+            log.error(logs.event("response_cache_not_set_aside", path=self.path, reason=why, damage=error))
+        else:
+            log.error(logs.event("response_cache_damaged", path=self.path, reason=error, set_aside=aside))
         self._jobs.put(None)
 
     def _pause(self) -> None:
