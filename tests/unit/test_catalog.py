@@ -273,6 +273,17 @@ def test_settings_of_a_model_go_before_those_for_all(place: Place) -> None:
     )  # fmt: skip
 
 
+def test_the_types_of_the_kv_cache_are_part_of_what_decides_answers(place: Place) -> None:
+    plain, other_k, other_v = (
+        place.catalog(models={"b": own}).resolve("b").identity
+        for own in (ModelSettings(), ModelSettings(type_k="q8_0"), ModelSettings(type_v="q8_0"))
+    )
+    assert (plain.type_k, plain.type_v) == ("f16", "f16")
+    assert (other_k.type_k, other_k.type_v) == ("q8_0", "f16")
+    assert (other_v.type_k, other_v.type_v) == ("f16", "q8_0")
+    assert plain.gguf_sha256 == place.catalog().resolve("b").stored.record.gguf_sha256
+
+
 @pytest.mark.parametrize(
     ("fields", "temperature"), [({}, 0.2), ({"temperature": None}, 0.2), ({"temperature": 0}, 0.0)]
 )
