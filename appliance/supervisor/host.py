@@ -72,12 +72,13 @@ class ModelHost:
 
     @property
     def n_waiting(self) -> int:
-        return len(self._waiters)
+        """Those who were neither given the engine nor refused."""
+        return sum(not waiter.done() for waiter in self._waiters)
 
     @property
     def waiting_since(self) -> float | None:
         """When the one who waits longest came."""
-        return min(self._waiters.values(), default=None)
+        return min((since for waiter, since in self._waiters.items() if not waiter.done()), default=None)
 
     @property
     def load_progress(self) -> float | None:

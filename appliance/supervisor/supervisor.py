@@ -73,6 +73,8 @@ class Supervisor:
         self._urgent: set[str] = set()
         # Those that another version takes the place of: they make way although they are pinned.
         self._leaving: set[str] = set()
+        # Those that there are no more, while requests wait for them.
+        self._gone: set[str] = set()
         # Whom room is made for: until that is done it is not placed.
         self._making_room_for: str | None = None
         if first is not None:
@@ -192,10 +194,9 @@ class Supervisor:
         return True
 
     def forget_all_but(self, keys: Collection[str]) -> None:
-        """Models that there are no more are unloaded once their requests have ended."""
-        for host in list(self.hosts.values()):
-            if host.key not in keys and not host.n_waiting:
-                self._run(self._forget(host))
+        """Models that there are no more are unloaded once their requests have ended, also those that wait for it."""
+        self._gone = self.hosts.keys() - keys
+        self._woken.set()
 
     def drain(self) -> None:
         """Gives engines to no more requests; those that have one go on."""
@@ -265,6 +266,9 @@ class Supervisor:
         if self.is_stopping:
             return None
         now = self._clock()
+        for host in [self.hosts[key] for key in self._gone if not self.hosts[key].n_waiting]:
+            self._gone.discard(host.key)
+            self._run(self._forget(host))
         newcomers = self._newcomers(now)
         decisions, look_again_at = self._switching.decide(now, newcomers, self._residents(), self.ledger.place)
         for decision in decisions:
@@ -384,3 +388,4 @@ class Supervisor:
         is_there = self.hosts.get(host.key) is host
         if is_there and host.state in ("stored", "failed") and not host.n_waiting and not host.memory:
             del self.hosts[host.key]
+            self._gone.discard(host.key)

@@ -318,19 +318,6 @@ async def test_a_version_that_can_not_be_loaded_is_not_switched_to_and_the_old_o
         assert not room.supervisor._leaving
 
 
-async def test_models_that_there_are_no_more_are_unloaded_and_forgotten_once_their_requests_have_ended() -> None:
-    async with machine_room(orders={"a": {"step_s": 0.005}}) as room:
-        gone, idle, kept = room.spec("a"), room.spec("idle"), room.spec("kept")
-        for spec in (idle, kept):
-            await room.ask(spec)
-        long = asyncio.create_task(room.ask(gone, max_tokens=20))
-        await until(lambda: room.host(gone).n_users)
-        room.supervisor.forget_all_but({kept.key})
-        assert len(await long) == 20
-        await until(lambda: set(room.supervisor.hosts) == {kept.key})
-        assert room.host(kept).state == "ready"
-
-
 async def test_why_a_model_was_refused_is_forgotten_once_it_would_fit() -> None:
     async with machine_room(limits=ONE) as room:
         a, b = room.spec("a", n_bytes=BIG, is_pinned=True), room.spec("b", n_bytes=BIG)
