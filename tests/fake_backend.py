@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from llguidance import LLTokenizer
 
 from appliance.engine.backend import BackendInfo, LoadCancelled, OnProgress, Sampled
+from appliance.engine.grammar import Constraint
 from appliance.engine.messages import Buffer, EngineConfig, PromptPart, TokenLogprob
 from appliance.engine.params import SamplingParams
-from appliance.engine.scheduler import StepPlan
 from appliance.engine.sequence import Sequence
 from appliance.engine.slots import Copy, Release
+from appliance.engine.step import StepPlan
 from appliance.errors import EngineFailed, EngineOutOfMemory, InvalidRequest
 
 END = 0
@@ -75,6 +77,19 @@ def fake_path(**fields: Any) -> str:
     return PREFIX + msgspec.json.encode(FakeModel(**fields)).decode()
 
 
+class _Vocabulary:
+    """What llguidance's ``LLTokenizer`` wants to know."""
+
+    is_tokenizer_wrapper = True
+    eos_token_id = END
+    bos_token_id = None
+    special_token_ids = (END,)
+    tokens = (b"<|end|>", *(bytes([byte]) for byte in range(1, 256)))
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return list(text if isinstance(text, bytes) else text.encode())
+
+
 class FakeBackend:
     def __init__(
         self,
@@ -102,7 +117,7 @@ class FakeBackend:
             n_gpu_layers=n_gpu_layers,
             has_gpu=self._model.has_gpu,
         )
-        self.samplers: set[Sequence] = set()
+        self.samplers: dict[Sequence, Constraint | None] = {}
         self.slots: dict[int, list[int]] = {}
         self.errors: list[Exception] = []  # raised by the next steps, in order
         self.steps: list[StepPlan] = []
@@ -119,13 +134,17 @@ class FakeBackend:
     def is_eog(self, token: int) -> bool:
         return token == END
 
-    def open_sampler(self, sequence: Sequence, params: SamplingParams) -> None:
+    def grammar_vocabulary(self) -> LLTokenizer:
+        """Each byte a token."""
+        return LLTokenizer(_Vocabulary(), slices=[])
+
+    def open_sampler(self, sequence: Sequence, params: SamplingParams, constraint: Constraint | None) -> None:
         if params.logit_bias:
             raise InvalidRequest("logit_bias: the fake has no logits")
-        self.samplers.add(sequence)
+        self.samplers[sequence] = constraint
 
     def close_sampler(self, sequence: Sequence) -> None:
-        self.samplers.remove(sequence)
+        del self.samplers[sequence]
 
     def run(self, plan: StepPlan) -> list[Sampled]:
         self._go_wrong()
@@ -146,7 +165,8 @@ class FakeBackend:
             assert len(held) == chunk.start, "a chunk must go on where its slot ends"
             held += chunk.sequence.tokens[chunk.start : chunk.start + chunk.n_tokens]
             if chunk.wants_logits:
-                results.append(self._next(held, with_logprob=chunk.sequence.top_logprobs is not None))
+                constraint = self.samplers[chunk.sequence]
+                results.append(self._next(held, constraint, with_logprob=chunk.sequence.top_logprobs is not None))
         return results
 
     def _go_wrong(self) -> None:
@@ -157,12 +177,27 @@ class FakeBackend:
             while os.getppid() == gateway:  # nothing is left behind by a test run that was killed
                 time.sleep(_LOOK_S)
 
-    def _next(self, tokens: list[int], *, with_logprob: bool) -> Sampled:
+    def _next(self, tokens: list[int], constraint: Constraint | None, *, with_logprob: bool) -> Sampled:
         last = tokens[-1]
         if last == ord("!"):
             return Sampled(0, error="the fake model is damaged")
         token = END if last == ord("z") else last + 1 if ord("a") <= last < ord("z") else ord("a")
-        return Sampled(token, TokenLogprob(bytes([token]), -0.5) if with_logprob else None)
+        if constraint is None:
+            return Sampled(token, TokenLogprob(bytes([token]), -0.5) if with_logprob else None)
+        if not constraint.allows(token):
+            mask = int.from_bytes(constraint.mask(), "little")
+            # The next one that is allowed, the end last of all.
+            token = next(t for t in [*range(token + 1, 256), *range(1, token + 1), END] if mask >> t & 1)
+        if token == END:
+            return Sampled(token, is_complete=True)
+        constraint.accept(token)
+        forced = () if with_logprob else tuple(constraint.accept_forced())
+        return Sampled(
+            token,
+            TokenLogprob(bytes([token]), -0.5) if with_logprob else None,
+            forced=forced,
+            is_complete=constraint.is_complete,
+        )
 
 
 def load_fake(

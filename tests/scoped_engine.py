@@ -12,7 +12,7 @@ from appliance import logs
 from appliance.engine.backend import OnProgress, Sampled
 from appliance.engine.messages import EngineConfig
 from appliance.engine.runner import run_engine
-from appliance.engine.scheduler import StepPlan
+from appliance.engine.step import StepPlan
 from tests.fake_backend import FakeBackend
 
 

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from llguidance import LLTokenizer
+
+from appliance.engine.grammar import Constraint
 from appliance.engine.messages import Buffer, PromptPart, TokenLogprob
 from appliance.engine.params import SamplingParams
-from appliance.engine.scheduler import StepPlan
 from appliance.engine.sequence import Sequence
+from appliance.engine.step import StepPlan
 
 # Told how far loading is, from 0 to 1, as often as the backend likes; False: the model is no longer wanted.
 OnProgress = Callable[[float], bool]
@@ -58,11 +61,16 @@ class BackendInfo:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The token that was chosen; ``error`` says why there is none."""
+    """The token that was chosen; ``error`` says why there is none.
+
+    ``forced`` are the tokens that a grammar wants behind it, ``is_complete`` says that none may follow those.
+    """
 
     token: int
     logprob: TokenLogprob | None = None
     error: str | None = None
+    forced: tuple[int, ...] = ()
+    is_complete: bool = False
 
 
 class Backend(Protocol):
@@ -81,8 +89,14 @@ class Backend(Protocol):
     def is_eog(self, token: int) -> bool:
         """Whether the token ends a generation."""
 
-    def open_sampler(self, sequence: Sequence, params: SamplingParams) -> None:
-        """Prepares sampling for a sequence.
+    def grammar_vocabulary(self) -> LLTokenizer:
+        """llguidance's table of the vocabulary, in which only control tokens are special.
+
+        May be called on another thread.
+        """
+
+    def open_sampler(self, sequence: Sequence, params: SamplingParams, constraint: Constraint | None) -> None:
+        """Prepares sampling for a sequence, whose answer follows ``constraint`` if there is one.
 
         Raises:
             InvalidRequest: a parameter that the model's vocabulary can't honour.

@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from llguidance import LLMatcher
 
 from appliance import logs
 from appliance.engine.backend import Backend, BadBatch, KVCacheFull, Sampled
+from appliance.engine.grammar import Constraint, GrammarCompiler
 from appliance.engine.messages import (
     Accepted,
     Detokenize,
@@ -30,30 +33,14 @@ from appliance.engine.messages import (
     Tokenized,
 )
 from appliance.engine.pace import Pace
-from appliance.engine.scheduler import Scheduler, StepPlan
+from appliance.engine.request import OpenRequest
+from appliance.engine.scheduler import Scheduler
 from appliance.engine.sequence import Sequence
+from appliance.engine.step import StepPlan
 from appliance.engine.text import TextStream
 from appliance.errors import ApplianceError, ContextLengthExceeded, EngineFailed, InvalidRequest
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """A submitted request: its sequences that still run, and what is summed up for its end."""
-
-    submit: Submit
-    n_prompt: int
-    submitted_at: float
-    # What stands before each text.
-    echo: str = ""
-    open: dict[int, Sequence] = field(default_factory=dict)
-    text: dict[int, TextStream] = field(default_factory=dict)
-    n_cached: int = 0
-    n_completion: int = 0
-    # Times of the engine's clock; None until it has come to that.
-    started_at: float | None = None
-    first_token_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -79,7 +66,9 @@ class EngineCore:
         prompt_step_s: float = 0.25,
         longest_token_bytes: int = 1024,
         now: Callable[[], float] = time.monotonic,
+        on_compiled: Callable[[], None] = lambda: None,
     ) -> None:
+        """``on_compiled`` is called on another thread when there is something for :meth:`submit_compiled`."""
         self._now = now
         info = backend.info
         self._backend = backend
@@ -96,7 +85,10 @@ class EngineCore:
         )
         self._pace = Pace(n_batch=n_batch, step_s=prompt_step_s)
         self._counts = Counts()
-        self._requests: dict[str, _Request] = {}
+        self._grammars = GrammarCompiler(backend.grammar_vocabulary, on_compiled)
+        self._requests: dict[str, OpenRequest] = {}
+        # Those whose grammar is being compiled.
+        self._uncompiled: dict[str, Submit] = {}
         self._n_full_in_a_row = 0
 
     @property
@@ -113,7 +105,7 @@ class EngineCore:
         scheduler = self._scheduler
         return Load(
             n_running=scheduler.n_running,
-            n_waiting=scheduler.n_waiting,
+            n_waiting=scheduler.n_waiting + len(self._uncompiled),
             n_cells_used=scheduler.n_cells_used,
             n_cells=self._backend.info.n_ctx,
             n_retained=scheduler.n_retained,
@@ -128,12 +120,25 @@ class EngineCore:
         )
 
     def submit(self, message: Submit) -> list[Event]:
-        """Queues a request, or refuses it."""
+        """Queues a request, or refuses it. One with a grammar that is new is kept back until that is compiled."""
         try:
-            request = self._requests[message.request_id] = self._admit(message)
+            matcher = self._grammars.get(message.grammar) if message.grammar else None
+            if message.grammar and matcher is None:
+                self._uncompiled[message.request_id] = message
+                return []
+            request = self._requests[message.request_id] = self._admit(message, matcher)
         except ApplianceError as error:
             return [Failed(message.request_id, error.code or "", error.message, error.param)]
         return [Accepted(message.request_id, request.n_prompt)]
+
+    def prepare_grammars(self) -> None:
+        """So that the first one with a grammar needn't wait as long."""
+        self._grammars.prepare()
+
+    def submit_compiled(self) -> list[Event]:
+        """Queues what was kept back and need not be any longer."""
+        waiting, self._uncompiled = self._uncompiled, {}
+        return [event for message in waiting.values() for event in self.submit(message)]
 
     def tokenize(self, message: Tokenize) -> list[Event]:
         try:
@@ -150,6 +155,8 @@ class EngineCore:
 
     def abort(self, request_id: str) -> list[Event]:
         """Ends a request now. One that has ended already is left alone: its last event crossed the abort."""
+        if self._uncompiled.pop(request_id, None) is not None:
+            return [Finished(request_id, n_prompt=0, n_cached=0, n_completion=0)]
         request = self._requests.get(request_id)
         if request is None:
             return []
@@ -157,7 +164,9 @@ class EngineCore:
 
     def abort_all(self, code: str, message: str) -> list[Event]:
         """Fails every open request."""
-        return [self._fail(request, code, message) for request in list(self._requests.values())]
+        uncompiled, self._uncompiled = self._uncompiled, {}
+        failed: list[Event] = [Failed(request_id, code, message) for request_id in uncompiled]
+        return failed + [self._fail(request, code, message) for request in list(self._requests.values())]
 
     def step(self) -> list[Event]:
         """Computes one step; the events it led to, in order."""
@@ -193,16 +202,16 @@ class EngineCore:
 
     def _count(self, plan: StepPlan, n_sampled: int, step_s: float) -> None:
         n_prompt = plan.n_prompt_tokens
-        n_decoding = sum(chunk.n_tokens == 1 for chunk in plan.chunks)
+        n_decoding = plan.n_tokens - n_prompt
         self._pace.observe(n_prompt=n_prompt, n_decoding=n_decoding, step_s=step_s)
         self._counts.n_steps += 1
-        self._counts.n_prompt_computed += plan.n_tokens - n_decoding
+        self._counts.n_prompt_computed += n_prompt
         self._counts.n_sampled += n_sampled
         self._counts.compute_s += step_s
         if step_s > self._counts.longest_step_s:
             self._counts.longest_step_s = step_s
 
-    def _admit(self, message: Submit) -> _Request:
+    def _admit(self, message: Submit, matcher: LLMatcher | None) -> OpenRequest:
         tokens = list(message.tokens) if message.tokens else self._tokenize(message.parts)
         if not tokens:
             raise InvalidRequest("the prompt is empty", param="prompt")
@@ -213,7 +222,9 @@ class EngineCore:
                 "one must be left for the answer. Shorten the prompt, or raise n_ctx",
                 param="prompt",
             )
-        request = _Request(message, n_prompt=len(tokens), submitted_at=self._now())
+        request = OpenRequest(
+            message, self._backend, n_prompt=len(tokens), n_ctx=self._n_ctx_seq, submitted_at=self._now()
+        )
         if message.echo:
             request.echo = "".join(part.text for part in message.parts) or self._text_of(message.tokens)
         for index in range(message.n):
@@ -230,7 +241,7 @@ class EngineCore:
                 top_logprobs=message.top_logprobs,
             )
             request.open[index] = sequence
-        self._open_samplers(request)
+        self._open_samplers(request, matcher)
         for sequence in request.open.values():
             request.text[sequence.index] = TextStream(message.stop)
             self._scheduler.add(sequence)
@@ -258,12 +269,13 @@ class EngineCore:
             if not 0 <= token < n_vocab:
                 raise InvalidRequest(f"token {token} is not in the vocabulary (0 to {n_vocab - 1})", param=param)
 
-    def _open_samplers(self, request: _Request) -> None:
+    def _open_samplers(self, request: OpenRequest, matcher: LLMatcher | None) -> None:
         params = request.submit.params
         opened: list[Sequence] = []
         try:
             for sequence in request.open.values():
-                self._backend.open_sampler(sequence, params)
+                constraint = None if matcher is None else Constraint(matcher.deep_copy())
+                self._backend.open_sampler(sequence, params, constraint)
                 opened.append(sequence)
         except ApplianceError:
             for sequence in opened:
@@ -279,20 +291,19 @@ class EngineCore:
             return [self._fail(request, EngineFailed.code or "", result.error)]
         if request.first_token_at is None:
             request.first_token_at = at
-        text = request.text[sequence.index]
-        reason = None
-        if self._backend.is_eog(result.token) and not request.submit.ignore_eos:
-            released, logprobs = text.finish()
-            reason = "stop"
+        is_first = sequence.n_completion == 1
+        released, logprobs, reason = request.go_on(sequence, result.token, result.logprob)
+        for token in result.forced:
+            if reason is not None:
+                break
+            self._scheduler.force(sequence, token)
+            more, _, reason = request.go_on(sequence, token, None)
+            released += more
         else:
-            released, logprobs = text.push(self._backend.piece(result.token), result.logprob)
-            if text.is_stopped:
-                reason = "stop"
-            elif self._is_full(sequence, request.submit):
-                rest, rest_logprobs = text.finish()
-                released, logprobs = released + rest, logprobs + rest_logprobs
-                reason = "length"
-        if sequence.n_completion == 1:
+            if result.is_complete:  # also at the last token that was allowed
+                rest, rest_logprobs = request.text[sequence.index].finish()
+                released, logprobs, reason = released + rest, logprobs + rest_logprobs, "stop"
+        if is_first:
             released = request.echo + released
         events: list[Event] = []
         if released or logprobs:
@@ -304,12 +315,7 @@ class EngineCore:
                 events.append(self._end(request, at))
         return events
 
-    def _is_full(self, sequence: Sequence, submit: Submit) -> bool:
-        if submit.max_tokens is not None and sequence.n_completion >= submit.max_tokens:
-            return True
-        return len(sequence.tokens) >= self._n_ctx_seq
-
-    def _close(self, request: _Request, sequence: Sequence) -> None:
+    def _close(self, request: OpenRequest, sequence: Sequence) -> None:
         self._scheduler.finish(sequence)
         self._backend.close_sampler(sequence)
         del request.open[sequence.index]
@@ -318,7 +324,7 @@ class EngineCore:
             request.n_cached = sequence.n_cached or 0
         self._counts.n_prompt_reused += sequence.n_cached or 0
 
-    def _end(self, request: _Request, at: float) -> Event:
+    def _end(self, request: OpenRequest, at: float) -> Event:
         self._forget(request)
         started_at = at if request.started_at is None else request.started_at
         first_token_at = at if request.first_token_at is None else request.first_token_at
@@ -332,7 +338,7 @@ class EngineCore:
             decode_s=at - first_token_at,
         )
 
-    def _fail(self, request: _Request, code: str, message: str) -> Event:
+    def _fail(self, request: OpenRequest, code: str, message: str) -> Event:
         for sequence in request.open.values():
             self._scheduler.discard(sequence)
             self._backend.close_sampler(sequence)
@@ -340,7 +346,7 @@ class EngineCore:
         self._forget(request)
         return Failed(request.submit.request_id, code, message)
 
-    def _forget(self, request: _Request) -> None:
+    def _forget(self, request: OpenRequest) -> None:
         for sequence in list(request.open.values()):
             self._close(request, sequence)
         del self._requests[request.submit.request_id]

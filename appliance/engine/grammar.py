@@ -1,8 +1,32 @@
-"""Grammars that text must follow: llguidance compiles them, masks tokens, and knows which tokens are forced."""
+"""Grammars that a text must follow: llguidance compiles them, says which tokens may come next, and which must.
+
+A grammar is llguidance's: Lark, or what it makes of a JSON schema. Control tokens stand in it by
+:func:`special_token`; all others are bytes.
+"""
 
 from __future__ import annotations
 
+import functools
+import logging
+import queue
 import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from appliance import logs
+from appliance.engine.sequence import MAX_FORCED
+from appliance.errors import ApplianceError, EngineFailed, InvalidRequest
+
+log = logging.getLogger(__name__)
+
+# Compiled ones that are kept; a large one takes a few MB.
+MAX_KEPT = 64
+# A few hundred milliseconds at most on a slow machine; llguidance's units.
+LIMITS = LLParserLimits(initial_lexer_fuel=4_000_000, max_grammar_size=500_000)
 
 _SPECIAL = re.compile(r"<[^<>\s\[\]]+>")
 
@@ -13,3 +37,117 @@ def special_token(text: str) -> str:
         return text
     inner = re.sub(r"[<>\s\[\]]", "", text)
     return f"<{inner}>"
+
+
+class Constraint:
+    """What one text's grammar says as its tokens come."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing can follow."""
+        return self._matcher.is_stopped()
+
+    def allows(self, token: int) -> bool:
+        return self._matcher.validate_tokens([token]) == 1
+
+    def mask(self) -> bytes:
+        """A bit for each token of the vocabulary, lowest first: whether it may come next.
+
+        Raises EngineFailed: the grammar became too complex.
+        """
+        mask = self._matcher.compute_bitmask()
+        self._check()
+        return mask
+
+    def accept(self, token: int) -> None:
+        """Goes on behind ``token``. Raises EngineFailed if it may not come here."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    def accept_forced(self) -> list[int]:
+        """The tokens that must come next, whatever the model says; goes on behind them."""
+        forced = self._matcher.compute_ff_tokens()[:MAX_FORCED]
+        if forced:
+            self._matcher.consume_tokens(forced)
+            self._check()
+        return forced
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise EngineFailed(f"the grammar can't be followed further: {self._matcher.get_error()}")
+
+
+class GrammarCompiler:
+    """Compiles on a thread of its own, one after the other; the latest ones are kept."""
+
+    def __init__(self, make_tokenizer: Callable[[], LLTokenizer], on_done: Callable[[], None]) -> None:
+        """``on_done`` is called on the other thread after each."""
+        self._make_tokenizer = make_tokenizer
+        self._on_done = on_done
+        self._wanted: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[str, LLMatcher | ApplianceError]] = queue.SimpleQueue()
+        self._compiled: OrderedDict[str, LLMatcher | ApplianceError] = OrderedDict()
+        self._under_way: set[str] = set()
+        self._thread: threading.Thread | None = None
+
+    def prepare(self) -> None:
+        """Makes the table of the vocabulary, which takes a second for a large one, before somebody waits for it."""
+        if self._thread is None:
+            # A daemon: an engine that is told to stop doesn't wait for it.
+            self._thread = threading.Thread(target=self._work, name="grammar-compiler", daemon=True)
+            self._thread.start()
+
+    def get(self, grammar: str) -> LLMatcher | None:
+        """Its compiled form; None while it is being compiled: ask again after ``on_done``.
+
+        Raises InvalidRequest if it is none, or a too complex one.
+        """
+        self._collect()
+        found = self._compiled.get(grammar)
+        if found is None:
+            self.prepare()
+            if grammar not in self._under_way:
+                self._under_way.add(grammar)
+                self._wanted.put(grammar)
+            return None
+        self._compiled.move_to_end(grammar)
+        if isinstance(found, ApplianceError):
+            raise found
+        return found
+
+    def _collect(self) -> None:
+        while not self._done.empty():
+            grammar, result = self._done.get()
+            self._under_way.discard(grammar)
+            self._compiled[grammar] = result
+        while len(self._compiled) > MAX_KEPT:
+            self._compiled.popitem(last=False)
+
+    def _work(self) -> None:
+        begun_at = time.monotonic()
+        compiled: Callable[[str], LLMatcher | ApplianceError]
+        try:
+            compiled = functools.partial(_compile, self._make_tokenizer())
+        except Exception as error:  # whatever the vocabulary is: the engine serves all other requests
+            log.exception("grammar_vocabulary_failed")
+            failure = EngineFailed(f"grammars don't work with this model's vocabulary: {error}")
+            compiled = functools.partial(_refuse, failure)
+        log.debug(logs.event("grammar_vocabulary_ready", took_s=time.monotonic() - begun_at))
+        while True:
+            grammar = self._wanted.get()
+            self._done.put((grammar, compiled(grammar)))
+            self._on_done()
+
+
+def _refuse(error: ApplianceError, grammar: str) -> ApplianceError:
+    return error
+
+
+def _compile(tokenizer: LLTokenizer, grammar: str) -> LLMatcher | ApplianceError:
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
+    if matcher.is_error():
+        return InvalidRequest(f"the grammar can't be compiled: {matcher.get_error()}")
+    return matcher

@@ -66,7 +66,9 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """Asks for ``n`` continuations of one prompt, given as ``parts`` of text or as ``tokens``.
 
     ``max_tokens`` None means until the context is full. ``top_logprobs`` None means no log-probabilities. With ``echo``
-    each text begins with the prompt's; no stop string is looked for there.
+    each text begins with the prompt's; no stop string is looked for there. ``grammar``, if not empty, is what each text
+    must follow (``appliance.engine.grammar``). ``shown_tokens`` are control tokens whose text is part of the answer's,
+    where others have none.
     ``scope`` names who may share computed prefixes; ``key`` whose share of the engine the request counts against, and
     ``weight`` how large that share is beside others'. ``is_batch`` requests wait for all others.
     """
@@ -81,6 +83,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     top_logprobs: int | None = None
     ignore_eos: bool = False
     echo: bool = False
+    grammar: str = ""
+    shown_tokens: tuple[str, ...] = ()
     scope: str = ""
     key: str = ""
     weight: float = 1.0

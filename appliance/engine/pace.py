@@ -6,7 +6,7 @@ compute prompts less efficiently. So a chunk is as long as can be computed in a 
 
 from __future__ import annotations
 
-from appliance.engine.scheduler import PromptLimits
+from appliance.engine.step import PromptLimits
 
 # Where nothing streams, a step bounds how soon a new request is seen and an abort works.
 ALONE_STEP_S = 1.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -52,18 +54,27 @@ class CommandSocket:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._reader: FrameReader[Command] = FrameReader(Command)
+        self._woken, self._waker = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(self._waker, False)
+
+    def wake(self) -> None:
+        """Ends a wait for commands, or the next one. May be called on another thread."""
+        with contextlib.suppress(BlockingIOError):  # it is woken more often than it looks
+            os.write(self._waker, b"\0")
 
     def receive(self, *, wait: bool) -> list[Command]:
-        """The commands that have come; with ``wait``, blocks until there is at least one.
+        """The commands that have come; with ``wait``, blocks until there is at least one, or until :meth:`wake`.
 
         Raises:
             GatewayGone: the other end is closed.
         """
         commands: list[Command] = []
         while True:
-            may_block = wait and not commands
+            if wait and not commands and self._is_woken():
+                return commands
             try:
-                data = self._connection.recv(RECV_BYTES, 0 if may_block else socket.MSG_DONTWAIT)
+                data = self._connection.recv(RECV_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return commands
             except ConnectionError:
@@ -71,6 +82,14 @@ class CommandSocket:
             if not data:
                 raise GatewayGone
             commands += self._reader.feed(data)
+
+    def _is_woken(self) -> bool:
+        """Waits for a command or :meth:`wake`; whether it was that."""
+        readable, _, _ = select.select((self._connection.fileno(), self._woken), (), ())
+        if self._woken not in readable:
+            return False
+        os.read(self._woken, RECV_BYTES)
+        return True
 
     def send(self, message: Report) -> None:
         try:
@@ -171,12 +190,14 @@ def run_engine(
                 n_batch=config.n_batch,
                 max_running=config.max_running,
                 prefix_reuse=config.prefix_reuse,
+                on_compiled=commands.wake,
                 prompt_step_s=config.prompt_step_s,
                 longest_token_bytes=config.longest_token_bytes,
             )
             info = backend.info
             loading.on_progress(1.0)
             commands.send(_ready(info))
+            core.prepare_grammars()
             log.info(logs.event("engine_ready", pid=os.getpid(), n_ctx=info.n_ctx, device=info.device))
             _serve(core, commands, rest + loading.received, Outbox(commands.send, config.stream_interval_s))
     except GatewayGone:
@@ -217,6 +238,7 @@ def _serve(core: EngineCore, commands: CommandSocket, first: list[Command], outb
                     return
                 case EngineConfig():
                     raise ValueError("an engine is configured once")
+        outbox.put(core.submit_compiled())
         if not core.is_idle:
             outbox.put(core.step())
         outbox.flush_due(core)

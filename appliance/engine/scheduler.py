@@ -8,13 +8,13 @@ longer than one chunk.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Literal
 
 from appliance.engine.order import FairOrder
 from appliance.engine.prefix import common_prefix
 from appliance.engine.sequence import Sequence
-from appliance.engine.slots import Copy, Release, Slots
+from appliance.engine.slots import Slots
+from appliance.engine.step import Chunk, PromptLimits, StepPlan
 
 # Waiting for a prefix that another sequence is computing right now costs a step; it must save this much.
 MIN_SHARED_TOKENS = 16
@@ -27,43 +27,6 @@ MAX_PASSED_OVER = 16
 EXACT_FREE_RATIO = 0.25
 
 Scarce = Literal["slots", "cells"]
-
-
-@dataclass(frozen=True, slots=True)
-class PromptLimits:
-    """Most prompt tokens in one step: beside sequences that decode, and where none does."""
-
-    beside_decode: int
-    alone: int
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Tokens ``start`` to ``start + n_tokens`` of a sequence; the last one is sampled if ``wants_logits``."""
-
-    sequence: Sequence
-    slot: int
-    start: int
-    n_tokens: int
-    wants_logits: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """Memory operations in their order, then one batch."""
-
-    memory: tuple[Copy | Release, ...]
-    chunks: tuple[Chunk, ...]
-    exact: bool
-
-    @property
-    def n_tokens(self) -> int:
-        return sum(chunk.n_tokens for chunk in self.chunks)
-
-    @property
-    def n_prompt_tokens(self) -> int:
-        """Tokens of prompts that are computed, but for a last one alone, which costs what a decoded one does."""
-        return sum(chunk.n_tokens for chunk in self.chunks if chunk.n_tokens > 1)
 
 
 class Scheduler:
@@ -101,8 +64,8 @@ class Scheduler:
 
     @property
     def only_decodes(self) -> bool:
-        """Whether the next step adds a token to each sequence and does nothing else."""
-        return not self.n_waiting and all(sequence.n_pending == 1 for sequence in self._running)
+        """Whether the next step goes on with each sequence's answer and does nothing else."""
+        return not self.n_waiting and all(sequence.is_decoding for sequence in self._running)
 
     @property
     def n_waiting(self) -> int:
@@ -145,9 +108,15 @@ class Scheduler:
         if self.n_waiting and (not self._is_admission_held or not self._running):
             self._admit()
         exact = any(sequence.exact for sequence in self._running)
-        chunks = [self._chunk(sequence, 1) for sequence in self._running if sequence.n_pending == 1]
-        prompts = [sequence for sequence in self._running if sequence.n_pending > 1]
-        budget = self._prompt_budget(len(chunks), limits, exact=exact) if prompts else 0
+        decoding = [sequence for sequence in self._running if sequence.is_decoding]
+        n_spare = self._n_step(exact=exact) - len(self._running)
+        chunks = []
+        for sequence in decoding:
+            n_forced = min(sequence.n_pending - 1, n_spare)
+            n_spare -= n_forced
+            chunks.append(self._chunk(sequence, n_forced + 1))
+        prompts = [sequence for sequence in self._running if not sequence.is_decoding]
+        budget = self._prompt_budget(sum(c.n_tokens for c in chunks), limits, exact=exact) if prompts else 0
         for sequence in self._order.by_urgency(prompts):
             n_tokens = min(sequence.n_pending, budget)
             if n_tokens:
@@ -168,6 +137,10 @@ class Scheduler:
             self._order.charge(sequence, chunk.n_tokens)
             if chunk.wants_logits:
                 sequence.tokens.append(next(tokens))
+
+    def force(self, sequence: Sequence, token: int) -> None:
+        """Goes on with a running sequence by a token that needed no sampling; it is computed with its next step."""
+        sequence.tokens.append(token)
 
     def yield_room(self) -> bool:
         """Frees what is retained and a sequence's room, and lets none in until a step has been computed.
@@ -199,15 +172,21 @@ class Scheduler:
 
     def _chunk(self, sequence: Sequence, n_tokens: int) -> Chunk:
         assert sequence.slot is not None
-        return Chunk(sequence, sequence.slot, sequence.n_computed, n_tokens, n_tokens == sequence.n_pending)
+        wants_logits = n_tokens == sequence.n_pending
+        is_decode = sequence.is_decoding
+        return Chunk(sequence, sequence.slot, sequence.n_computed, n_tokens, wants_logits, is_decode)
+
+    def _n_step(self, *, exact: bool) -> int:
+        """Most tokens of a step."""
+        return min(self._n_batch, self._exact_batch) if exact and self._exact_batch else self._n_batch
 
     def _prompt_budget(self, n_decoding: int, limits: PromptLimits | None, *, exact: bool) -> int:
-        if exact and self._exact_batch is not None:
-            # Always the same: where reused prefixes aren't exact, results depend on how a prompt is cut into steps.
-            return min(self._n_batch, self._exact_batch) - n_decoding
-        if limits is None:
-            return self._n_batch - n_decoding
-        return min(self._n_batch - n_decoding, limits.beside_decode if n_decoding else limits.alone)
+        n_room = self._n_step(exact=exact) - n_decoding
+        # A seeded one's are always the same: where reused prefixes aren't exact, results depend on how a prompt is cut
+        # into steps.
+        if limits is None or (exact and self._exact_batch is not None):
+            return n_room
+        return min(n_room, limits.beside_decode if n_decoding else limits.alone)
 
     def _make_room(self) -> None:
         """Sees to it that all that running sequences still have to compute fits: evicts, then preempts."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+# Most tokens that follow one that was sampled without being sampled: a step bounds how long others wait.
+MAX_FORCED = 32
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -11,7 +14,7 @@ class Sequence:
 
     Prefill is arithmetic, not a mode: ``n_computed`` of ``tokens`` (prompt and answer) have their keys and
     values in the slot, ``n_pending`` are still to be computed, and once none but the newest is pending each
-    step adds one token.
+    step adds one token, and what a grammar forces behind it.
     """
 
     request_id: str
@@ -38,6 +41,12 @@ class Sequence:
     @property
     def n_pending(self) -> int:
         return len(self.tokens) - self.n_computed
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether its next step goes on with its answer: by a token, and those that a grammar forced behind it."""
+        n_pending = len(self.tokens) - self.n_computed
+        return n_pending == 1 or (n_pending <= MAX_FORCED + 1 and self.n_computed >= self.n_prompt)
 
     @property
     def n_completion(self) -> int:

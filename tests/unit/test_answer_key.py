@@ -119,6 +119,8 @@ TABLES: dict[type, dict[str, Line]] = {
         "top_logprobs": changes(None, 0),
         "ignore_eos": changes(True, False),
         "echo": changes(True, False),
+        "grammar": changes("", "start: /a+/"),
+        "shown_tokens": changes((), ("[TOOL_CALLS]",)),
         "scope": changes("x", "y"),
         "key": same("x", "y"),
         "weight": same(1.0, 2.0),

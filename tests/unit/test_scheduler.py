@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from appliance.engine.scheduler import Scheduler, StepPlan
+from appliance.engine.scheduler import Scheduler
 from appliance.engine.sequence import Sequence
 from appliance.engine.slots import Copy, Release
+from appliance.engine.step import StepPlan
 from tests.factories import scheduler, sequence
 
 

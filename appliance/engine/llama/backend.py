@@ -8,17 +8,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from llguidance import LLTokenizer
+
 from appliance.engine.backend import BackendInfo, OnProgress, Sampled
 from appliance.engine.build import engine_build
+from appliance.engine.grammar import Constraint
 from appliance.engine.llama import library
+from appliance.engine.llama.constraint import grammar_vocabulary, mask_logits
 from appliance.engine.llama.context import Context, Logits
 from appliance.engine.llama.model import Model
 from appliance.engine.llama.read_ahead import read_ahead
 from appliance.engine.llama.sampler import Sampler, token_logprob
-from appliance.engine.messages import EngineConfig, PromptPart
+from appliance.engine.messages import EngineConfig, PromptPart, TokenLogprob
 from appliance.engine.params import SamplingParams
-from appliance.engine.scheduler import StepPlan
 from appliance.engine.sequence import Sequence
+from appliance.engine.step import StepPlan
 from appliance.errors import EngineFailed
 
 DEFAULT_N_CTX = 8192
@@ -75,6 +79,7 @@ class LlamaBackend:
             self._model.__exit__(None, None, None)
             raise
         self._samplers: dict[Sequence, Sampler] = {}
+        self._constraints: dict[Sequence, Constraint] = {}
         is_f16 = (config.type_k, config.type_v) == ("f16", "f16")
         can_be_exact = on_cpu and is_f16 and config.max_running <= EXACT_BATCH
         self.info = BackendInfo(
@@ -116,13 +121,19 @@ class LlamaBackend:
     def is_eog(self, token: int) -> bool:
         return self._model.is_eog(token)
 
-    def open_sampler(self, sequence: Sequence, params: SamplingParams) -> None:
+    def grammar_vocabulary(self) -> LLTokenizer:
+        return grammar_vocabulary(self._model)
+
+    def open_sampler(self, sequence: Sequence, params: SamplingParams, constraint: Constraint | None) -> None:
         prompt = sequence.tokens[: sequence.n_prompt]
         n_ctx = self._context.n_ctx
         self._samplers[sequence] = Sampler(self._model, params, prompt, index=sequence.index, n_ctx=n_ctx)
+        if constraint is not None:
+            self._constraints[sequence] = constraint
 
     def close_sampler(self, sequence: Sequence) -> None:
         self._samplers.pop(sequence).close()
+        self._constraints.pop(sequence, None)
 
     def run(self, plan: StepPlan) -> list[Sampled]:
         self._context.apply_memory(plan.memory)
@@ -144,13 +155,41 @@ class LlamaBackend:
         """``output`` is the sequence's index in the batch; ``best`` has the greatest of its ``logits``."""
         if not isfinite(logits[best]):  # damaged weights decode without an error; argmax finds a NaN first
             return Sampled(0, error="the model computed no numbers: its file is damaged; fetch it again")
+        sampler = self._samplers[sequence]
         try:
-            token = self._samplers[sequence].sample(self._context, output, best)
+            if (constraint := self._constraints.get(sequence)) is not None:
+                return self._sample_constrained(sequence, sampler, constraint, output, logits, best)
+            token = sampler.sample(self._context, output, best)
         except EngineFailed as error:
             return Sampled(0, error=error.message)
+        return Sampled(token, self._logprob(sequence, logits, token))
+
+    def _sample_constrained(
+        self, sequence: Sequence, sampler: Sampler, constraint: Constraint, output: int, logits: Logits, best: int
+    ) -> Sampled:
+        """Masks the ``logits`` in place, where llama.cpp's samplers find them."""
+        raw = logits.copy() if sequence.top_logprobs is not None else logits
+        if not (sampler.is_plain_greedy and constraint.allows(best)):
+            mask_logits(logits, constraint.mask())
+            best = int(logits.argmax())
+            if not isfinite(logits[best]):
+                raise EngineFailed("the grammar allows no token that this model has")
+        token = sampler.sample(self._context, output, best)
+        logprob = self._logprob(sequence, raw, token)
+        if self._model.is_eog(token):
+            return Sampled(token, logprob, is_complete=True)
+        constraint.accept(token)
+        # Not where each token's probability is wanted, or where results depend on how tokens are cut into steps.
+        may_force = logprob is None and (self.info.exact_reuse or not sequence.exact)
+        forced = constraint.accept_forced() if may_force else []
+        for one in forced:
+            sampler.accept(one)
+        return Sampled(token, logprob, forced=tuple(forced), is_complete=constraint.is_complete)
+
+    def _logprob(self, sequence: Sequence, logits: Logits, token: int) -> TokenLogprob | None:
         if sequence.top_logprobs is None:
-            return Sampled(token)
-        return Sampled(token, token_logprob(self._model, logits, token, sequence.top_logprobs))
+            return None
+        return token_logprob(self._model, logits, token, sequence.top_logprobs)
 
 
 def _anonymous_bytes() -> int:

@@ -13,8 +13,8 @@ from appliance.engine.llama.library import lib
 from appliance.engine.llama.load_log import LoadLog
 from appliance.engine.llama.model import Model
 from appliance.engine.llama.threads import ComputeThreads
-from appliance.engine.scheduler import Chunk
 from appliance.engine.slots import Copy, Release
+from appliance.engine.step import Chunk
 from appliance.errors import EngineFailed
 
 # The binding's own makes a pointer object of each address, which is slow.

@@ -37,6 +37,15 @@ class Sampler:
         self._n_ctx = n_ctx
         self._chain: Any = None
 
+    @property
+    def is_plain_greedy(self) -> bool:
+        return self._params.is_plain_greedy
+
+    def accept(self, token: int) -> None:
+        """Remembers a token that it didn't choose."""
+        if self._chain:
+            lib.llama_sampler_accept(self._chain, token)
+
     def close(self) -> None:
         if self._chain:
             lib.llama_sampler_free(self._chain)

@@ -18,8 +18,8 @@ from appliance.engine.llama.context import Context
 from appliance.engine.llama.job import LlamaLog, run_job, say_progress
 from appliance.engine.llama.library import device, has_gpu
 from appliance.engine.llama.model import Model
-from appliance.engine.scheduler import Chunk
 from appliance.engine.sequence import Sequence
+from appliance.engine.step import Chunk
 from appliance.errors import ApplianceError, ConfigError
 
 _CHUNK = 64
@@ -77,7 +77,9 @@ class _Run:
     def step(self, n_tokens: int) -> None:
         start = len(self._sequence.tokens)
         self._sequence.tokens += [7919 * (start + i) % self._n_vocab for i in range(n_tokens)]
-        self._context.decode((Chunk(self._sequence, 0, start, n_tokens, wants_logits=True),), lone_slot=None)
+        self._context.decode(
+            (Chunk(self._sequence, 0, start, n_tokens, wants_logits=True, is_decode=n_tokens == 1),), lone_slot=None
+        )
         self._context.logits(1).argmax()  # on a GPU, computing has ended only when its result is here
 
 
