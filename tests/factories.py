@@ -70,6 +70,7 @@ def submit(
     stop: tuple[str, ...] = (),
     top_logprobs: int | None = None,
     ignore_eos: bool = False,
+    grammar: str = "",
     scope: str = "",
 ) -> Submit:
     return Submit(
@@ -81,5 +82,6 @@ def submit(
         stop=stop,
         top_logprobs=top_logprobs,
         ignore_eos=ignore_eos,
+        grammar=grammar,
         scope=scope,
     )

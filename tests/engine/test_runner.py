@@ -131,6 +131,14 @@ def test_a_request_goes_through(engine: Engine) -> None:
     assert (finished.n_prompt, finished.n_cached, finished.n_completion) == (1, 0, 2)
 
 
+def test_an_idle_engine_goes_on_as_soon_as_a_grammar_is_compiled(engine: Engine) -> None:
+    for number in range(20):
+        grammar = f'start: "answer {number}"'
+        engine.peer.send(submit("a", request_id=f"{number}", grammar=grammar, max_tokens=20))
+        events = engine.peer.events_until(f"{number}")
+        assert "".join(event.text for event in events if isinstance(event, Piece)) == f"answer {number}"
+
+
 def test_events_of_one_step_come_in_one_message(engine: Engine) -> None:
     engine.peer.send(submit("a", request_id="1", max_tokens=3), submit("b", request_id="2", max_tokens=3))
     engine.peer.receive()  # both accepted, and the first step

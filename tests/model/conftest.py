@@ -5,11 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from appliance.engine.llama.backend import LlamaBackend
+from appliance.models.store import StoredModel
+from tests.model.engines import config
 from tests.server import ROOT
+
+
+@pytest.fixture(scope="module")
+def backend(stored: StoredModel) -> Iterator[LlamaBackend]:
+    """The real model, loaded."""
+    with LlamaBackend(config(stored)) as loaded:
+        yield loaded
 
 
 @pytest.fixture(scope="session")

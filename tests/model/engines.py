@@ -51,7 +51,8 @@ def engine(backend: LlamaBackend, *, n_batch: int = 512, prefix_reuse: bool = Tr
 def run(core: EngineCore, *messages: Submit) -> dict[str, list[Event]]:
     """Each request's events, once all have ended."""
     events = [event for message in messages for event in core.submit(message)]
-    while not core.is_idle:
+    while core.load.n_waiting or not core.is_idle:
+        events += core.submit_compiled()
         events += core.step()
     return {message.request_id: [e for e in events if e.request_id == message.request_id] for message in messages}
 

@@ -20,12 +20,6 @@ from tests.model.engines import SAFE_PROMPTS, config, engine, finished, run, tex
 GREEDY = SamplingParams(temperature=0)
 
 
-@pytest.fixture(scope="module")
-def backend(stored: StoredModel) -> Iterator[LlamaBackend]:
-    with LlamaBackend(config(stored)) as loaded:
-        yield loaded
-
-
 @pytest.fixture
 def core(backend: LlamaBackend) -> Iterator[EngineCore]:
     core = engine(backend)

@@ -84,8 +84,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         seq = data.draw(st.sampled_from(self.open))
         self.finish(seq)
 
-    @rule(token=st.integers(0, 2))
-    def step(self, token: int) -> None:
+    @rule(token=st.integers(0, 2), n_forced=st.integers(0, 3))
+    def step(self, token: int, n_forced: int = 0) -> None:
         plan = self.sched.schedule()
         assert plan.n_tokens <= (EXACT_BATCH if plan.exact else N_BATCH)
         assert len({chunk.slot for chunk in plan.chunks}) == len(plan.chunks), "two chunks in one slot"
@@ -105,6 +105,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             held += seq.tokens[chunk.start : chunk.start + chunk.n_tokens]
             assert chunk.wants_logits == (len(held) == len(seq.tokens))
         self.sched.apply(plan, [token for chunk in plan.chunks if chunk.wants_logits])
+        for chunk in plan.chunks:
+            if chunk.wants_logits:  # a grammar may want more behind it
+                for _ in range(min(n_forced, N_CTX - 1 - len(chunk.sequence.tokens))):
+                    self.sched.force(chunk.sequence, token)
         self.sched.check_integrity()
         for seq in list(self.open):
             if seq.n_completion >= 20 or len(seq.tokens) > N_CTX - 1:
