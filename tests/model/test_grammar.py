@@ -26,7 +26,7 @@ SCHEMA = {
         "tags": {"type": "array", "items": {"enum": ["red", "green", "blue"]}, "minItems": 2, "maxItems": 3},
         "straße": {
             "type": "object",
-            "properties": {"nr": {"type": "number", "minimum": 1, "maximum": 99, "multipleOf": 0.5}},
+            "properties": {"nr": {"type": "integer", "minimum": 1, "maximum": 99}},
             "required": ["nr"],
         },
     },
@@ -57,7 +57,7 @@ def describe(name: str, *, grammar: str = GRAMMAR, max_tokens: int = 200, **fiel
 )
 def test_whatever_samples_the_answer_is_what_the_schema_wants(backend: LlamaBackend, fields: dict[str, float]) -> None:
     core = engine(backend)
-    results = run(core, *(describe(f"{number}", **fields) for number in range(4)))
+    results = run(core, *(describe(f"{number}", **fields) for number in range(2)))
     for events in results.values():
         text = "".join(event.text for event in events if isinstance(event, Piece))
         (reason,) = [event.finish_reason for event in events if isinstance(event, SequenceFinished)]
