@@ -23,8 +23,9 @@ from appliance.errors import ApplianceError, EngineFailed, InvalidRequest
 
 log = logging.getLogger(__name__)
 
-# Compiled ones that are kept; a large one takes a few MB.
+# Compiled ones that are kept: so many, and of so many characters together, of which each takes about 64 bytes (measured).
 MAX_KEPT = 64
+MAX_KEPT_CHARS = 2 << 20
 # A few hundred milliseconds at most on a slow machine; llguidance's units.
 LIMITS = LLParserLimits(initial_lexer_fuel=4_000_000, max_grammar_size=500_000)
 
@@ -123,8 +124,10 @@ class GrammarCompiler:
             grammar, result = self._done.get()
             self._under_way.discard(grammar)
             self._compiled[grammar] = result
-        while len(self._compiled) > MAX_KEPT:
-            self._compiled.popitem(last=False)
+        n_chars = sum(map(len, self._compiled))
+        while len(self._compiled) > MAX_KEPT or (n_chars > MAX_KEPT_CHARS and len(self._compiled) > 1):
+            oldest, _ = self._compiled.popitem(last=False)
+            n_chars -= len(oldest)
 
     def _work(self) -> None:
         begun_at = time.monotonic()

@@ -9,6 +9,7 @@ from bench.workloads.gateway import Gateway
 from bench.workloads.http import DISTINCT_CONTEXTS, LONG_PROMPT, ONE_STREAM, SHARED_PREFIX, clients
 from bench.workloads.idle import Idle
 from bench.workloads.response_cache import ResponseCache
+from bench.workloads.structured import STRUCTURED
 from bench.workloads.vocabulary import Vocabulary
 
 # A quick run leaves them out, for they take minutes, unless they are asked for.
@@ -25,6 +26,7 @@ def all_workloads(*, is_quick: bool) -> tuple[Workload, ...]:
         clients(8, 64),
         clients(32, 32 if is_quick else 64),
         SHARED_PREFIX,
+        STRUCTURED,
         Fairness(),
         EngineLoop(),
         Gateway(),
