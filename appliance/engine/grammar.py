@@ -23,7 +23,7 @@ from appliance.errors import ApplianceError, EngineFailed, InvalidRequest
 
 log = logging.getLogger(__name__)
 
-# Compiled ones that are kept: so many, and of so many characters together, of which each takes about 64 bytes (measured).
+# Compiled ones that are kept: so many, and of so many characters together. Each takes about 64 bytes (measured).
 MAX_KEPT = 64
 MAX_KEPT_CHARS = 2 << 20
 # A few hundred milliseconds at most on a slow machine; llguidance's units.
