@@ -1,79 +1,33 @@
 """Renders a conversation to prompt parts with the model's own chat template.
 
-The template comes with the model file and is untrusted: it runs in Jinja's immutable sandbox, with a time limit
-that is checked in every loop and macro, and with an output limit.
-
 What a client wrote must never become a control token. The conversation is rendered twice: as it is, and with a
-placeholder for each message's text. When no text spells a control token and both renderings hold the same control
-tokens, the first one is the prompt, whole, as the model's makers would tokenize it. Otherwise the second one is cut
-at the placeholders, and the texts stand between the cuts as parts in which no control token is recognised.
+placeholder for each text. When no text spells a control token and both renderings hold the same control tokens, the
+first one is the prompt, whole, as the model's makers would tokenize it. Otherwise the second one is cut at the
+placeholders, and the texts stand between the cuts as parts in which no control token is recognised.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, NoReturn
+from functools import cached_property
+from typing import Any
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.filters import do_indent
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from appliance.chat.conversation import plain_messages, with_tools
+from appliance.chat.dialect import Dialect
+from appliance.chat.generic import GENERIC
+from appliance.chat.learning import learn, shows_tools
+from appliance.chat.named_dialects import NAMED_DIALECTS, REASONING
+from appliance.chat.placeholders import AsTheyAre, Placeholders, Texts
+from appliance.chat.sandbox import SandboxedTemplate
+from appliance.chat.tools import Tool
 from appliance.engine.messages import PromptPart
-from appliance.errors import ConfigError, InvalidRequest
-
-RENDER_LIMIT_S = 1.0
-OUTPUT_LIMIT_CHARS = 16 * 1024 * 1024
-
-_TICK = "appliance_tick"
-# What makes text of any length out of a number. Templates come from the lock, but nothing good needs these.
-_PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "format_map"})
-_UNBOUNDED_FILTERS = ("center", "format")
-# A width of five digits, or one that is itself a field.
-_WIDE_FORMAT = re.compile(r"\d{5}|\{[^{}]*\{")
-_MAX_INDENT = 64
+from appliance.errors import InvalidRequest
 
 Message = Mapping[str, Any]
-
-
-class _LimitExceeded(Exception):
-    pass
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(["*", "**", "%"])
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, str) and (attr in _PADDING or (attr == "format" and _WIDE_FORMAT.search(obj))):
-            return False
-        return super().is_safe_attribute(obj, attr, value)
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        # Each could make gigabytes out of a line of template in one step, between two looks at the clock.
-        if operator == "%" and isinstance(left, str):
-            raise _LimitExceeded("it formats text with %")
-        if operator == "*" and not (_is_number(left) and _is_number(right)):
-            raise _LimitExceeded("it repeats text with *")
-        if operator == "**" and not (abs(left) <= 1024 and abs(right) <= 64):
-            raise _LimitExceeded("it raises a number to a large power")
-        return super().call_binop(context, operator, left, right)
-
-
-class _GenerationTag(Extension):
-    """``{% generation %}``: marks, for training, what the assistant says. It stands for its body."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class ChatTemplate:
@@ -93,127 +47,105 @@ class ChatTemplate:
 
         Raises ConfigError if the template can't be compiled.
         """
+        self._source = source
         self._bos_token = bos_token
         self._eos_token = eos_token
         self._control = re.compile("|".join(map(re.escape, sorted(control_tokens, key=len, reverse=True))) or r"(?!)")
-        self._now = now
-        self._clock = clock
-        environment = _Environment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationTag]
-        )
-        environment.filters["tojson"] = _tojson
-        for name in _UNBOUNDED_FILTERS:
-            del environment.filters[name]
-        environment.filters["indent"] = _indent
-        del environment.globals["lipsum"]
-        try:
-            tree = environment.parse(source)
-            for loop in tree.find_all(nodes.For):
-                loop.body.insert(0, _tick_node(loop.lineno))
-            for macro in tree.find_all(nodes.Macro):
-                macro.body.insert(0, _tick_node(macro.lineno))
-            code = environment.compile(tree)
-        except jinja2.TemplateSyntaxError as error:
-            raise ConfigError(f"the model's chat template is no valid Jinja: {error}") from None
-        self._template = jinja2.Template.from_code(environment, code, environment.make_globals(None))
+        self._template = SandboxedTemplate(source, now=now, clock=clock)
 
     def render(
-        self, messages: Sequence[Message], *, variables: Mapping[str, Any] | None = None
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), variables: Mapping[str, Any] | None = None
     ) -> tuple[PromptPart, ...]:
         """The prompt that asks for the assistant's next message.
 
         Raises:
-            InvalidRequest: the template refuses the conversation, or passes its limits.
+            InvalidRequest: the template refuses the conversation, or passes its limits; or a text in it spells a
+                control token where it can't be told from the template's own.
         """
-        texts = [str(message.get("content") or "") for message in messages]
-        nonce = secrets.token_hex(8)
-        markers = [f"\ue000{nonce}.{number}\ue001" for number in range(len(texts))]
-        marked = self._render([{**message, "content": mark} for message, mark in zip(messages, markers, strict=True)])
-        if not any(self._control.search(text) for text in texts):
-            plain = self._render([{**message, "content": text} for message, text in zip(messages, texts, strict=True)])
-            if self._control.findall(plain) == self._control.findall(marked):
-                return (PromptPart(plain, True),)
-        return self._cut(marked, nonce, texts)
+        with_calls = bool(tools) or any(m["role"] == "tool" or m.get("tool_calls") for m in messages)
+        dialect = self.dialect if with_calls else None
+        placeholders = Placeholders(self._control)
+        marked = self._write(dialect, messages, tools, placeholders, variables)
+        if not placeholders.has_control:
+            whole = self._write(dialect, messages, tools, AsTheyAre(), variables)
+            if self._control.findall(whole) == self._control.findall(marked):
+                return (PromptPart(whole, True),)
+        return placeholders.cut(marked)
 
-    def _cut(self, marked: str, nonce: str, texts: list[str]) -> tuple[PromptPart, ...]:
-        parts = []
-        # re.split with a group gives template text and marker numbers in turns.
-        for position, piece in enumerate(re.split(f"\ue000{nonce}\\.(\\d+)\ue001", marked)):
-            is_template = position % 2 == 0
-            if is_template and nonce in piece.lower():
-                raise InvalidRequest(
-                    "a message holds the text of one of the model's control tokens, and the model's chat template "
-                    "alters messages so that it can't be told from the template's own; remove it",
-                    param="messages",
-                )
-            text = piece if is_template else texts[int(piece)]
-            if text:
-                parts.append(PromptPart(text, is_template))
-        return tuple(parts)
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How the model writes tool calls: named, or learnt from the template, or else the generic one."""
+        named = next(
+            (named.dialect for named in NAMED_DIALECTS if all(mark in self._source for mark in named.marks)), None
+        )
+        control_tokens = tuple(dict.fromkeys(self._control.findall(self._source)))
+        if named is not None:
+            dialect = named
+        else:
+            learnt = learn(self._probe, control_tokens) if shows_tools(self._probe) else None
+            # One that the prompt begins itself says nothing of where the answer's text ends.
+            is_begun = learnt is not None and self._prompt.endswith(learnt.trigger.text)
+            dialect = GENERIC if learnt is None or is_begun else learnt
+        used = tuple(dict.fromkeys(self._control.findall(dialect.fixed_text)))
+        reasoning = next((marks for marks in REASONING if all(mark in self._source for mark in marks)), None)
+        prompt = self._prompt
+        return replace(
+            dialect,
+            control_tokens=used,
+            free_tokens=tuple(token for token in control_tokens if token not in (*used, self._eos_token)),
+            reasoning=reasoning,
+            is_reasoning_open=reasoning is not None and prompt.rfind(reasoning[0]) > prompt.rfind(reasoning[1]),
+        )
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
-        deadline = self._clock() + RENDER_LIMIT_S
+    @cached_property
+    def _has_system(self) -> bool:
+        """Whether the template shows the model a system message."""
+        probe = [{"role": "system", "content": "a system's own words"}, {"role": "user", "content": "hi"}]
+        try:
+            return "a system's own words" in self._probe(probe, ())
+        except InvalidRequest:
+            return False
 
-        def tick() -> None:
-            if self._clock() > deadline:
-                raise _LimitExceeded(f"it takes longer than {RENDER_LIMIT_S:g} s")
+    @cached_property
+    def _prompt(self) -> str:
+        """What the template writes of one message; empty if it refuses that."""
+        try:
+            return self._run([{"role": "user", "content": "hi"}], [])
+        except InvalidRequest:
+            return ""
 
-        pieces = self._template.generate(
+    def _probe(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
+        return self._run(messages, [tool.described() for tool in tools], adds_prompt=False)
+
+    def _write(
+        self,
+        dialect: Dialect | None,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        texts: Texts,
+        variables: Mapping[str, Any] | None,
+    ) -> str:
+        """The whole prompt, with what ``texts`` make of all that a client wrote."""
+        if dialect is None:
+            return self._run(plain_messages(messages, texts), [], variables)
+        has_system = not dialect.is_generic or self._has_system
+        return self._run(*with_tools(dialect, messages, tools, texts, has_system=has_system), variables)
+
+    def _run(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None = None,
+        *,
+        adds_prompt: bool = True,
+    ) -> str:
+        return self._template.render(
             {
-                "tools": None,
+                **(variables or {}),
+                "tools": tools or None,
                 "messages": messages,
-                "add_generation_prompt": True,
+                "add_generation_prompt": adds_prompt,
                 "bos_token": self._bos_token,
                 "eos_token": self._eos_token,
-                "raise_exception": _raise_exception,
-                "strftime_now": lambda form: self._now().strftime(form),
-                _TICK: tick,
             }
         )
-        output: list[str] = []
-        n_chars = 0
-        try:
-            for piece in pieces:
-                tick()
-                n_chars += len(piece)
-                if n_chars > OUTPUT_LIMIT_CHARS:
-                    raise _LimitExceeded(f"it writes more than {OUTPUT_LIMIT_CHARS} characters")
-                output.append(piece)
-        except _LimitExceeded as error:
-            raise InvalidRequest(f"the model's chat template passes a limit: {error}", param="messages") from None
-        except (
-            jinja2.TemplateError,
-            TypeError,
-            ValueError,
-            KeyError,
-            ArithmeticError,
-            RecursionError,
-        ) as error:
-            raise InvalidRequest(
-                f"the model's chat template refuses these messages: {error}", param="messages"
-            ) from None
-        return "".join(output)
-
-
-def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    """Jinja's own, up to a width that somebody could want."""
-    if len(width) > _MAX_INDENT if isinstance(width, str) else width > _MAX_INDENT:
-        raise _LimitExceeded(f"it indents by more than {_MAX_INDENT}")
-    return do_indent(text, width, first, blank)
-
-
-def _tick_node(lineno: int) -> nodes.Node:
-    return nodes.ExprStmt(nodes.Call(nodes.Name(_TICK, "load"), [], [], None, None)).set_lineno(lineno)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    """As in transformers: no HTML escapes, characters as they are."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -4,7 +4,8 @@ from datetime import datetime
 
 import pytest
 
-from appliance.chat.template import OUTPUT_LIMIT_CHARS, ChatTemplate
+from appliance.chat.sandbox import OUTPUT_LIMIT_CHARS
+from appliance.chat.template import ChatTemplate
 from appliance.engine.messages import PromptPart
 from appliance.errors import ConfigError, InvalidRequest
 

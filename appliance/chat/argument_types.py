@@ -1,0 +1,71 @@
+"""Which JSON types a schema allows: what tells a text from a number where a dialect writes both alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_MAX_DEPTH = 16
+_PYTHON = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+
+
+def types_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[str]:
+    """The names of the JSON types that a value may have; empty: any. ``root`` is where references lead."""
+    schema = resolved(schema, root)
+    if depth > _MAX_DEPTH:
+        return frozenset()
+    if "enum" in schema and isinstance(schema["enum"], list):
+        return frozenset(map(type_of, schema["enum"]))
+    if "const" in schema:
+        return frozenset([type_of(schema["const"])])
+    named = schema.get("type")
+    if isinstance(named, str):
+        return frozenset([named])
+    if isinstance(named, list):
+        return frozenset(name for name in named if isinstance(name, str))
+    for key in ("anyOf", "oneOf"):
+        if isinstance(schema.get(key), list):
+            found = [types_of(part, root, depth + 1) for part in schema[key]]
+            return frozenset().union(*found) if all(found) else frozenset()
+    for part in schema.get("allOf") or ():
+        if types := types_of(part, root, depth + 1):
+            return types
+    return frozenset()
+
+
+def resolved(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema that a reference leads to, or ``schema`` itself; what is none allows anything."""
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(schema, dict):
+            return {}
+        reference = schema.get("$ref")
+        if not (isinstance(reference, str) and reference.startswith("#")):
+            return schema
+        schema = root
+        for step in reference[1:].split("/")[1:]:
+            name = step.replace("~1", "/").replace("~0", "~")
+            schema = schema.get(name) if isinstance(schema, Mapping) else None
+    return {}
+
+
+def type_of(value: Any) -> str:
+    """The name of a value's JSON type."""
+    return "null" if value is None else _PYTHON.get(type(value), "")
+
+
+def argument_json(text: str, types: frozenset[str]) -> str:
+    """A value that was written as ``text``, as JSON: a string unless one of the other ``types`` is what it spells."""
+    if types != {"string"}:
+        try:
+            found = type_of(json.loads(text, parse_constant=_refuse))
+        except (ValueError, RecursionError):
+            found = "string"
+        is_number = found == "integer" and "number" in types
+        if found != "string" and (not types or found in types or is_number):
+            return text.strip()
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

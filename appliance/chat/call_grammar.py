@@ -1,0 +1,198 @@
+"""The grammar of a whole answer that may hold tool calls, in llguidance's Lark.
+
+Free text runs up to the call's opening mark; from there on everything is fixed, but for what the tool's schema leaves
+open. Control tokens are no text to llguidance: they may stand only where they are named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from appliance.chat.argument_types import resolved, types_of
+from appliance.chat.dialect import Dialect, JSONArguments, Piece, TaggedArguments
+from appliance.chat.tools import Tool
+from appliance.engine.grammar import special_token
+from appliance.errors import InvalidRequest
+
+_SCALARS = frozenset(["string", "number", "integer", "boolean", "null"])
+# What says nothing of the value.
+_NOTES = frozenset(["type", "title", "description", "default", "examples", "enum", "const", "deprecated"])
+_COMMON = """\
+TEXT: /(?s:.+)/
+ANY: /(?s:.*)/
+WS: /[ \\t\\r\\n]{1,8}/
+"""
+
+
+def answer_grammar(dialect: Dialect, tools: Sequence[Tool], choice: str, *, parallel: bool) -> str:
+    """As :meth:`Dialect.grammar`."""
+    chosen = [tool for tool in tools if choice in ("auto", "required", tool.name)]
+    if not chosen:
+        raise InvalidRequest(f"tool_choice names {choice!r}, which is none of the tools", param="tool_choice")
+    return _Builder(dialect).answer(chosen, is_free=choice == "auto", parallel=parallel)
+
+
+class _Builder:
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._rules: list[str] = []
+
+    def answer(self, tools: Sequence[Tool], *, is_free: bool, parallel: bool) -> str:
+        dialect = self._dialect
+        calls = "calls"
+        body = self._fixed(dialect.mark[len(dialect.trigger.text) :]) + " call"
+        if parallel and dialect.between is not None:
+            body += f" ({self._fixed(dialect.between + dialect.before_name)} call)*"
+        self._rule(calls, f"{body} {self._closing()}")
+        self._rule("call", " | ".join(self._call(number, tool) for number, tool in enumerate(tools)))
+        start = self._free_start() if is_free else f"{self._reasoning()} {self._fixed(dialect.trigger.text)} calls"
+        return f"start: {start}\n{_COMMON}" + "\n".join(self._rules) + "\n"
+
+    def _free_start(self) -> str:
+        """Text, calls or both."""
+        dialect, trigger = self._dialect, self._dialect.trigger
+        others = [token for token in dialect.free_tokens if token != trigger.text]
+        if others:
+            self._rule("other", " | ".join(map(special_token, others)))
+        text = "(TEXT? other)*" if others else ""
+        if dialect.is_anchored:
+            self._rule("PLAIN", f"/[ \\t\\r\\n]*[^ \\t\\r\\n{re.escape(trigger.text[0])}](?s:.*)/")
+            plain = "PLAIN (other TEXT?)* | (other TEXT?)+" if others else "PLAIN"
+            return f"({plain})? | WS? {self._fixed(trigger.text)} calls"
+        # The mark opens a call also where its characters are written one by one.
+        self._rule("trigger[lazy]", f"ANY {_literal(trigger.text)}")
+        opened = "trigger"
+        if trigger.kind == "token":
+            opened = f"(TEXT? {special_token(trigger.text)} | trigger)"
+        return f"{text} (TEXT? | {opened} calls)"
+
+    def _reasoning(self) -> str:
+        """What may stand before a call that must come."""
+        if self._dialect.reasoning is None:
+            return ""
+        opening, closing = self._dialect.reasoning
+        end = self._until(closing)
+        if self._dialect.is_reasoning_open:
+            return f"{end} WS?"
+        return f"({self._fixed(opening)} {end} WS?)?"
+
+    def _call(self, number: int, tool: Tool) -> str:
+        form = self._dialect.arguments
+        if isinstance(form, JSONArguments):
+            arguments = self._json(tool.schema, form)
+        else:
+            arguments = self._tagged(form, tool)
+        head = self._joined(tool.name, self._dialect.after_name)
+        self._rule(f"call_{number}", f"{head} {arguments} {self._fixed(self._dialect.after_arguments)}")
+        return f"call_{number}"
+
+    def _closing(self) -> str:
+        pieces = self._dialect.pieces(self._dialect.closing)
+        written: list[str] = []
+        while pieces and pieces[-1].kind == "token":
+            # An EOG token in its place ends the text as well.
+            written.insert(0, f"{special_token(pieces.pop().text)}?")
+        return " ".join([*map(_written, pieces), *written])
+
+    # Arguments with a tag for each.
+
+    def _tagged(self, form: TaggedArguments, tool: Tool) -> str:
+        root = tool.parameters
+        schema = resolved(root, root)
+        properties = schema.get("properties") or {}
+        required = schema.get("required") or []
+        if not properties and not required:
+            self._check(tool, not tool.strict or schema.get("additionalProperties") is False, "its parameters")
+            if schema.get("additionalProperties") is False:
+                return ""
+            key = f'{self._fixed(form.before_key)} /[^<>"=\\s]+/ {self._fixed(form.before_string)}'
+            return f"({key} {self._until(form.after_value)})*"
+        written = []
+        for key in dict.fromkeys([*properties, *required]):
+            value = self._value(form, tool, key, properties.get(key, {}))
+            before = f"{self._fixed(form.before_key)} {_literal(key)}"
+            written.append(f"({before} ({value})){'' if key in required else '?'}")
+        return " ".join(written)
+
+    def _value(self, form: TaggedArguments, tool: Tool, key: str, schema: Any) -> str:
+        root = tool.parameters
+        types = types_of(schema, root)
+        as_json = f"{self._fixed(form.before_json)} {self._json(_with_definitions(schema, root), JSONArguments())}"
+        as_json += f" {self._fixed(form.after_value)}"
+        if types and "string" not in types:
+            return as_json
+        found = resolved(schema, root)
+        choices = found.get("enum", [found["const"]] if "const" in found else None)
+        if choices is not None and types == {"string"}:
+            before = self._fixed(form.before_string)
+            return " | ".join(f"{before} {self._joined(choice, form.after_value)}" for choice in choices)
+        is_marked = form.before_string != form.before_json
+        parts = [found, *(resolved(part, root) for part in found.get("anyOf") or found.get("oneOf") or ())]
+        is_plain = types and types <= _SCALARS and all(part.keys() <= _NOTES | {"anyOf", "oneOf"} for part in parts)
+        self._check(tool, not tool.strict or (bool(is_plain) and (choices is None)), f"that of {key}")
+        as_text = f"{self._fixed(form.before_string)} {self._until(form.after_value)}"
+        return f"{as_text} | {as_json}" if is_marked and types != {"string"} else as_text
+
+    def _check(self, tool: Tool, is_kept: bool, what: str) -> None:
+        if not is_kept:
+            raise InvalidRequest(
+                f"the model writes arguments as plain text, in which {what} can't be enforced for the tool "
+                f"{tool.name}; leave out strict, or ask for types, enum and const only",
+                param="tools",
+            )
+
+    # What they are made of.
+
+    def _json(self, schema: Mapping[str, Any], form: JSONArguments) -> str:
+        style = {
+            "whitespace_flexible": False,
+            "item_separator": form.item_separator,
+            "key_separator": form.key_separator,
+        }
+        return f"%json {json.dumps({**schema, 'x-guidance': style}, ensure_ascii=False)}"
+
+    def _until(self, mark: str) -> str:
+        """Any text up to the first ``mark``, with it."""
+        pieces = self._dialect.pieces(mark)
+        if pieces[0].kind == "token":
+            return f"TEXT? {self._fixed(mark)}"
+        name = f"until_{len(self._rules)}"
+        for rule in self._rules:
+            if rule.startswith("until_") and rule.endswith(f"ANY {_written(pieces[0])}"):
+                name = rule.partition("[")[0]
+                break
+        else:
+            self._rule(f"{name}[lazy]", f"ANY {_written(pieces[0])}")
+        return " ".join([name, *map(_written, pieces[1:])])
+
+    def _fixed(self, text: str) -> str:
+        return " ".join(map(_written, self._dialect.pieces(text)))
+
+    def _joined(self, text: str, fixed: str) -> str:
+        """A client's text, in which no control token is one, and a fixed one."""
+        pieces = self._dialect.pieces(fixed)
+        if pieces and pieces[0].kind == "text":
+            text += pieces.pop(0).text
+        return " ".join([_literal(text), *map(_written, pieces)])
+
+    def _rule(self, name: str, body: str) -> None:
+        self._rules.append(f"{name}: {body}")
+
+
+def _written(piece: Piece) -> str:
+    if piece.kind == "token":
+        return special_token(piece.text)
+    return f"/{piece.text}/" if piece.kind == "slot" else _literal(piece.text)
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _with_definitions(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of ``root`` that can stand alone."""
+    definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
+    return {**definitions, **(schema if isinstance(schema, dict) else {})}
