@@ -49,6 +49,12 @@ def resolved(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def properties_of(root: Mapping[str, Any]) -> dict[str, Any]:
+    """The schemas of an object's properties, by name."""
+    properties = resolved(root, root).get("properties")
+    return properties if isinstance(properties, dict) else {}
+
+
 def type_of(value: Any) -> str:
     """The name of a value's JSON type."""
     return "null" if value is None else _PYTHON.get(type(value), "")

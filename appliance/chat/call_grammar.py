@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from appliance.chat.argument_types import resolved, types_of
+from appliance.chat.argument_types import properties_of, resolved, types_of
 from appliance.chat.dialect import Dialect, JSONArguments, Piece, TaggedArguments
 from appliance.chat.tools import Tool
 from appliance.engine.grammar import special_token
@@ -39,14 +39,14 @@ class _Builder:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._rules: list[str] = []
+        self._lazy: dict[str, str] = {}
 
     def answer(self, tools: Sequence[Tool], *, is_free: bool, parallel: bool) -> str:
         dialect = self._dialect
-        calls = "calls"
         body = self._fixed(dialect.mark[len(dialect.trigger.text) :]) + " call"
         if parallel and dialect.between is not None:
             body += f" ({self._fixed(dialect.between + dialect.before_name)} call)*"
-        self._rule(calls, f"{body} {self._closing()}")
+        self._rule("calls", f"{body} {self._closing()}")
         self._rule("call", " | ".join(self._call(number, tool) for number, tool in enumerate(tools)))
         start = self._free_start() if is_free else f"{self._reasoning()} {self._fixed(dialect.trigger.text)} calls"
         return f"start: {start}\n{_COMMON}" + "\n".join(self._rules) + "\n"
@@ -74,10 +74,12 @@ class _Builder:
         if self._dialect.reasoning is None:
             return ""
         opening, closing = self._dialect.reasoning
-        end = self._until(closing)
-        if self._dialect.is_reasoning_open:
-            return f"{end} WS?"
-        return f"({self._fixed(opening)} {end} WS?)?"
+        if not self._dialect.is_reasoning_open:
+            return f"({self._fixed(opening)} {self._until(closing)} WS?)?"
+        # The prompt may have ended the reasoning as well: what begins as a call does is one.
+        start = re.escape(self._dialect.trigger.text[0])
+        self._rule("THOUGHT", f"/[^{start}](?s:.*)/")
+        return f"(({self._until(closing, 'THOUGHT')} | {self._fixed(closing)}) WS?)?"
 
     def _call(self, number: int, tool: Tool) -> str:
         form = self._dialect.arguments
@@ -101,9 +103,8 @@ class _Builder:
 
     def _tagged(self, form: TaggedArguments, tool: Tool) -> str:
         root = tool.parameters
-        schema = resolved(root, root)
-        properties = schema.get("properties") or {}
-        required = schema.get("required") or []
+        schema, properties = resolved(root, root), properties_of(root)
+        required = [key for key in schema.get("required") or () if isinstance(key, str)]
         if not properties and not required:
             self._check(tool, not tool.strict or schema.get("additionalProperties") is False, "its parameters")
             if schema.get("additionalProperties") is False:
@@ -126,7 +127,7 @@ class _Builder:
             return as_json
         found = resolved(schema, root)
         choices = found.get("enum", [found["const"]] if "const" in found else None)
-        if choices is not None and types == {"string"}:
+        if isinstance(choices, list) and types == {"string"}:
             before = self._fixed(form.before_string)
             return " | ".join(f"{before} {self._joined(choice, form.after_value)}" for choice in choices)
         is_marked = form.before_string != form.before_json
@@ -154,19 +155,16 @@ class _Builder:
         }
         return f"%json {json.dumps({**schema, 'x-guidance': style}, ensure_ascii=False)}"
 
-    def _until(self, mark: str) -> str:
+    def _until(self, mark: str, text: str = "ANY") -> str:
         """Any text up to the first ``mark``, with it."""
-        pieces = self._dialect.pieces(mark)
-        if pieces[0].kind == "token":
-            return f"TEXT? {self._fixed(mark)}"
-        name = f"until_{len(self._rules)}"
-        for rule in self._rules:
-            if rule.startswith("until_") and rule.endswith(f"ANY {_written(pieces[0])}"):
-                name = rule.partition("[")[0]
-                break
-        else:
-            self._rule(f"{name}[lazy]", f"ANY {_written(pieces[0])}")
-        return " ".join([name, *map(_written, pieces[1:])])
+        first, *others = self._dialect.pieces(mark)
+        if first.kind == "token":
+            return f"{'TEXT?' if text == 'ANY' else text} {self._fixed(mark)}"
+        body = f"{text} {_written(first)}"
+        if body not in self._lazy:
+            self._lazy[body] = f"until_{len(self._lazy)}"
+            self._rule(f"{self._lazy[body]}[lazy]", body)
+        return " ".join([self._lazy[body], *map(_written, others)])
 
     def _fixed(self, text: str) -> str:
         return " ".join(map(_written, self._dialect.pieces(text)))

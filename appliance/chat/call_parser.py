@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from appliance.chat.argument_types import argument_json, resolved, types_of
+from appliance.chat.argument_types import argument_json, properties_of, types_of
 from appliance.chat.dialect import Dialect, Piece, TaggedArguments
 from appliance.chat.tools import CallArguments, CallBegun, CallEvent, Content, Tool
 
@@ -125,8 +125,7 @@ class ToolCallParser:
         key = self._buffer[start:end]
         if form.before_json == form.before_string:
             root = self._tool.parameters
-            properties = resolved(root, root).get("properties")
-            self._types = types_of(properties.get(key) if isinstance(properties, dict) else None, root)
+            self._types = types_of(properties_of(root).get(key), root)
         else:
             self._types = frozenset(["string"] if ends[end] == form.before_string else [])
         self._key = key

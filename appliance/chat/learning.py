@@ -28,9 +28,16 @@ _IDS = ("idabcdef0", "idabcdef1")
 # With what a notation might have to escape.
 _TEXT, _OBJECT = 'some "plain"\n<value> & ü', {"x": [1, True, None]}
 _ARGUMENTS = {_KEYS[0]: _TEXT, _KEYS[1]: _OBJECT}
+# With what some templates write as Python does.
+_CHECKED = {**_ARGUMENTS, "thirdkey": True, "fourthkey": None}
 _PARAMETERS = {
     "type": "object",
-    "properties": {_KEYS[0]: {"type": "string"}, _KEYS[1]: {"type": "object"}},
+    "properties": {
+        _KEYS[0]: {"type": "string"},
+        _KEYS[1]: {"type": "object"},
+        "thirdkey": {"type": "boolean"},
+        "fourthkey": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+    },
     "required": list(_KEYS),
 }
 TOOLS = tuple(Tool(name, "does it", _PARAMETERS) for name in _NAMES)
@@ -141,22 +148,19 @@ class _Learner:
         """Whether the parser finds the calls in what the template writes of them."""
         n_calls = 1 if dialect.between is None else 2
         parser = dialect.parser(TOOLS)
-        answer = self._before_tail(self._answer("", dialect.arguments_as, n_calls))
-        events = parser.push(answer[answer.index(dialect.pieces(dialect.mark)[0].text) :]) + parser.finish()
+        answer = self._before_tail(self._answer("", dialect.arguments_as, n_calls, _CHECKED))
+        events = parser.push(answer[max(0, answer.find(dialect.trigger.text)) :]) + parser.finish()
         called = [event.name for event in events if isinstance(event, CallBegun)]
+        if called != list(_NAMES[:n_calls]) or any(isinstance(event, Content) for event in events):
+            return False
         written = [""] * n_calls
         for event in events:
             if isinstance(event, CallArguments):
                 written[event.index] += event.text
         try:
-            arguments = [json.loads(text) for text in written]
+            return [json.loads(text) for text in written] == [_CHECKED] * n_calls
         except ValueError:
             return False
-        return (
-            called == list(_NAMES[:n_calls])
-            and arguments == [_ARGUMENTS] * n_calls
-            and not any(isinstance(event, Content) for event in events)
-        )
 
     def _dialect(
         self,
@@ -168,6 +172,8 @@ class _Learner:
         way: ArgumentsAs,
     ) -> Dialect:
         """Tells what belongs to each call from what stands around all of them."""
+        if not mark:
+            raise _Unlearnable
         if between is None:
             before_name, between_calls = mark, None
             after_arguments = self._last_tokens.sub("", end)
@@ -181,9 +187,7 @@ class _Learner:
             if len(before_name) + len(after_arguments) > len(between) or not before_name:
                 raise _Unlearnable
             between_calls = between[len(after_arguments) : len(between) - len(before_name)]
-        if not mark:
-            raise _Unlearnable
-        return Dialect(
+        dialect = Dialect(
             opening=_without_end(mark, before_name),
             before_name=before_name,
             after_name=after_name,
@@ -193,10 +197,20 @@ class _Learner:
             closing=end[len(after_arguments) :],
             arguments_as=way,
         )
+        # What every text may hold is no mark.
+        if dialect.trigger.kind == "slot" or (len(dialect.trigger.text) < 3 and not dialect.is_anchored):
+            raise _Unlearnable
+        return dialect
 
     # What the template writes.
 
-    def _answer(self, content: str, way: ArgumentsAs = "object", n_calls: int = 0) -> str:
+    def _answer(
+        self,
+        content: str,
+        way: ArgumentsAs = "object",
+        n_calls: int = 0,
+        arguments: dict[str, Any] = _ARGUMENTS,
+    ) -> str:
         """What follows the user's message in a conversation that ends with the assistant's."""
         answer: dict[str, Any] = {"role": "assistant", "content": content}
         if n_calls:
@@ -204,7 +218,7 @@ class _Learner:
                 {
                     "id": _IDS[number],
                     "type": "function",
-                    "function": {"name": _NAMES[number], "arguments": for_template(_ARGUMENTS, way)},
+                    "function": {"name": _NAMES[number], "arguments": for_template(arguments, way)},
                 }
                 for number in range(n_calls)
             ]

@@ -75,12 +75,10 @@ class ChatTemplate:
     @cached_property
     def dialect(self) -> Dialect:
         """How the model writes tool calls: named, or learnt from the template, or else the generic one."""
-        named = next(
-            (named.dialect for named in NAMED_DIALECTS if all(mark in self._source for mark in named.marks)), None
-        )
-        control_tokens = tuple(dict.fromkeys(self._control.findall(self._source)))
-        if named is not None:
-            dialect = named
+        control_tokens = tuple(dict.fromkeys(self._control.findall(self._source + self._prompt + self._thought)))
+        named = [named.dialect for named in NAMED_DIALECTS if all(mark in self._source for mark in named.marks)]
+        if named:
+            dialect = named[0]
         else:
             learnt = learn(self._probe, control_tokens) if shows_tools(self._probe) else None
             # One that the prompt begins itself says nothing of where the answer's text ends.
@@ -108,9 +106,18 @@ class ChatTemplate:
 
     @cached_property
     def _prompt(self) -> str:
-        """What the template writes of one message; empty if it refuses that."""
+        """What the template writes before an answer; empty if it refuses one message."""
         try:
             return self._run([{"role": "user", "content": "hi"}], [])
+        except InvalidRequest:
+            return ""
+
+    @cached_property
+    def _thought(self) -> str:
+        """What it writes of an answer with reasoning; empty if it refuses that."""
+        answer = {"role": "assistant", "content": "ho", "reasoning_content": "hm"}
+        try:
+            return self._probe([{"role": "user", "content": "hi"}, answer], ())
         except InvalidRequest:
             return ""
 
@@ -131,6 +138,15 @@ class ChatTemplate:
         has_system = not dialect.is_generic or self._has_system
         return self._run(*with_tools(dialect, messages, tools, texts, has_system=has_system), variables)
 
+    @cached_property
+    def _no_tools(self) -> Sequence[Mapping[str, Any]] | None:
+        """None, as most templates want it, or an empty list for those that look into it all the same."""
+        try:
+            self._template.render(self._variables([{"role": "user", "content": "hi"}], None))
+        except InvalidRequest:
+            return ()
+        return None
+
     def _run(
         self,
         messages: Sequence[Message],
@@ -139,13 +155,14 @@ class ChatTemplate:
         *,
         adds_prompt: bool = True,
     ) -> str:
-        return self._template.render(
-            {
-                **(variables or {}),
-                "tools": tools or None,
-                "messages": messages,
-                "add_generation_prompt": adds_prompt,
-                "bos_token": self._bos_token,
-                "eos_token": self._eos_token,
-            }
-        )
+        given = self._variables(messages, tools or self._no_tools)
+        return self._template.render({**(variables or {}), **given, "add_generation_prompt": adds_prompt})
+
+    def _variables(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+        return {
+            "tools": tools,
+            "messages": messages,
+            "add_generation_prompt": True,
+            "bos_token": self._bos_token,
+            "eos_token": self._eos_token,
+        }

@@ -18,7 +18,7 @@ class Tool:
     @property
     def schema(self) -> dict[str, Any]:
         """The JSON schema of its arguments, which are an object."""
-        return self.parameters if "type" in self.parameters else {**self.parameters, "type": "object"}
+        return {**self.parameters, "type": "object"}
 
     def described(self) -> dict[str, Any]:
         """As OpenAI's API and the models' templates have it."""
