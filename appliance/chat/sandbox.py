@@ -46,6 +46,11 @@ class _Environment(ImmutableSandboxedEnvironment):
             return False
         return super().is_safe_attribute(obj, attr, value)
 
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Jinja asks for this before it asks whether the attribute is safe."""
+        wrapped = super().wrap_str_format(value)
+        return wrapped if wrapped is not None and not _WIDE_FORMAT.search(value.__self__) else None
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         # Each could make gigabytes out of a line of template in one step, between two looks at the clock.
         if operator == "%" and isinstance(left, str):
