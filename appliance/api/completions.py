@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from appliance.api import cache_control
 from appliance.api.state import Context, Service
 from appliance.api.streaming import EventStreamResponse, while_connected
-from appliance.api.wire.chat import ChatChunks, chat_completion
+from appliance.api.wire.chat import chat_chunks, chat_completion
 from appliance.api.wire.stream import ChunkStream
 from appliance.api.wire.text import TextChunks, text_completion
 from appliance.schemas.chat import ChatRequest
@@ -24,7 +24,7 @@ async def create_chat_completion(body: ChatRequest, request: Request, service: S
     """Answers a conversation: whole, or as a stream of chunks."""
     completion = service.chat(body, context)
     if body.stream:
-        return await _streamed(request, ChatChunks(completion, include_usage=body.wants_usage))
+        return await _streamed(request, chat_chunks(completion, include_usage=body.wants_usage))
     (answer,) = await while_connected(request, completion.answers())
     return _whole(chat_completion(completion, answer), completion)
 

@@ -9,7 +9,8 @@ from fastapi import APIRouter
 from appliance.api.state import Service, State
 from appliance.engine.messages import PromptPart
 from appliance.schemas.completions import DetokenizeRequest, TokenizeRequest
-from appliance.service.inference import render
+from appliance.service.conversation import render
+from appliance.service.tool_calls import offered_tools
 
 router = APIRouter()
 
@@ -18,7 +19,10 @@ router = APIRouter()
 async def tokenize(body: TokenizeRequest, service: Service, state: State) -> dict[str, Any]:
     """The tokens of a text or of a conversation, and how many the context holds."""
     model = service.resolve(body.model)
-    parts = (PromptPart(body.prompt or "", True),) if body.messages is None else render(model, body.messages)
+    if body.messages is None:
+        parts: tuple[PromptPart, ...] = (PromptPart(body.prompt or "", True),)
+    else:
+        parts = render(model, body.messages, offered_tools(tool.function for tool in body.tools or ()))
     tokens = await service.tokenize(model, parts)
     info = state.supervisor.host(model.spec).info
     return {"model": model.name, "count": len(tokens), "max_model_len": info.n_ctx if info else None, "tokens": tokens}

@@ -84,7 +84,7 @@ class _Builder:
     def _call(self, number: int, tool: Tool) -> str:
         form = self._dialect.arguments
         if isinstance(form, JSONArguments):
-            arguments = self._json(tool.schema, form)
+            arguments = self._json(tool, tool.schema, form)
         else:
             arguments = self._tagged(form, tool)
         head = self._joined(tool.name, self._dialect.after_name)
@@ -121,7 +121,8 @@ class _Builder:
     def _value(self, form: TaggedArguments, tool: Tool, key: str, schema: Any) -> str:
         root = tool.parameters
         types = types_of(schema, root)
-        as_json = f"{self._fixed(form.before_json)} {self._json(_with_definitions(schema, root), JSONArguments())}"
+        as_json = self._json(tool, _with_definitions(schema, root), JSONArguments())
+        as_json = f"{self._fixed(form.before_json)} {as_json}"
         as_json += f" {self._fixed(form.after_value)}"
         if types and "string" not in types:
             return as_json
@@ -147,8 +148,9 @@ class _Builder:
 
     # What they are made of.
 
-    def _json(self, schema: Mapping[str, Any], form: JSONArguments) -> str:
+    def _json(self, tool: Tool, schema: Mapping[str, Any], form: JSONArguments) -> str:
         style = {
+            "lenient": not tool.strict,  # without strict, what can't be enforced is passed over
             "whitespace_flexible": False,
             "item_separator": form.item_separator,
             "key_separator": form.key_separator,

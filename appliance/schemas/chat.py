@@ -5,46 +5,16 @@ Fields that are not here are accepted and ignored, as OpenAI does. A field that 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from appliance.schemas.sampling import GenerationFields, MaxTokens, Text
+from appliance.schemas.messages import Messages
+from appliance.schemas.sampling import GenerationFields, MaxTokens
+from appliance.schemas.tools import FunctionChoice, FunctionDefinition, Functions, ToolChoice, Tools
 
-MAX_MESSAGES = 4096
 MAX_TOP_LOGPROBS = 20
-
-
-class TextPart(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    type: Literal["text"]
-    text: Text
-
-
-class Message(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | list[TextPart] | None = None
-    # Templates print it as it is: nothing that could be a control token.
-    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = None
-
-    @model_validator(mode="after")
-    def _has_content(self) -> Message:
-        if self.content is None:
-            raise ValueError("content is missing")
-        return self
-
-    @property
-    def text(self) -> str:
-        """The content as one text; parts stand on lines of their own."""
-        if isinstance(self.content, list):
-            return "\n".join(part.text for part in self.content)
-        return self.content or ""
-
-
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
 
 
 class ChatRequest(GenerationFields):
@@ -52,23 +22,33 @@ class ChatRequest(GenerationFields):
     max_completion_tokens: MaxTokens = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=MAX_TOP_LOGPROBS)] = None
-    tools: list[Any] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    functions: list[Any] | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Functions | None = None
+    function_call: FunctionChoice | None = None
     response_format: dict[str, Any] | None = None
-
-    @field_validator("tools", "functions")
-    @classmethod
-    def _no_tools(cls, value: list[Any] | None) -> None:
-        if value:
-            raise ValueError("tools are not supported by this release")
 
     @field_validator("tool_choice")
     @classmethod
-    def _no_tool_choice(cls, value: str | dict[str, Any] | None) -> str | None:
-        if value not in (None, "none", "auto"):
-            raise ValueError("tools are not supported by this release")
-        return None
+    def _chooses_of_tools(cls, choice: ToolChoice | None, info: ValidationInfo) -> ToolChoice | None:
+        if choice is not None and "tools" in info.data:
+            choice.check([tool.function for tool in info.data["tools"] or ()])
+        return choice
+
+    @field_validator("functions")
+    @classmethod
+    def _either_names(cls, functions: Functions | None, info: ValidationInfo) -> Functions | None:
+        if functions and info.data.get("tools"):
+            raise ValueError("want either tools or functions, which is their older name")
+        return functions
+
+    @field_validator("function_call")
+    @classmethod
+    def _chooses_of_functions(cls, choice: ToolChoice | None, info: ValidationInfo) -> ToolChoice | None:
+        if choice is not None and "functions" in info.data:
+            choice.check(info.data["functions"])
+        return choice
 
     @field_validator("response_format")
     @classmethod
@@ -81,3 +61,16 @@ class ChatRequest(GenerationFields):
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs wants logprobs to be true")
         return self
+
+    @property
+    def offered(self) -> Sequence[FunctionDefinition]:
+        """What the model may call unless ``choice`` says less."""
+        return self.functions or [tool.function for tool in self.tools or ()]
+
+    @property
+    def choice(self) -> ToolChoice:
+        return (self.function_call if self.functions else self.tool_choice) or ToolChoice()
+
+    @property
+    def may_call(self) -> bool:
+        return bool(self.offered) and self.choice.type != "none"

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from appliance.schemas.chat import Messages
+from appliance.schemas.messages import Messages
 from appliance.schemas.sampling import GenerationFields, Text
+from appliance.schemas.tools import Tools
 
 MAX_PROMPTS = 64
 # OpenAI's default for this older endpoint.
@@ -53,18 +54,21 @@ class CompletionRequest(GenerationFields):
 
 
 class TokenizeRequest(BaseModel):
-    """A text, in which control tokens are recognised as in ``/v1/completions``, or a conversation."""
+    """A text, in which control tokens are recognised as in ``/v1/completions``, or a conversation with its tools."""
 
     model_config = ConfigDict(strict=True)
 
     model: Text | None = None
     prompt: Text | None = None
     messages: Messages | None = None
+    tools: Tools | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> TokenizeRequest:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("want either prompt or messages")
+        if self.tools and self.messages is None:
+            raise ValueError("tools go with messages")
         return self
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from appliance import logs
 from appliance.cache.key import ModelIdentity
+from appliance.chat.dialect import Dialect, dialect_of
 from appliance.chat.template import ChatTemplate
 from appliance.engine.build import engine_build
 from appliance.errors import ApplianceError, ConfigError, ModelNotFound
@@ -76,6 +77,11 @@ class ServedModel:
             eos_token=header.eos_token,
             control_tokens=header.control_tokens,
         )
+
+    @cached_property
+    def dialect(self) -> Dialect | None:
+        """How the model writes tool calls; None: it has no template."""
+        return dialect_of(self.template) if self.template is not None else None
 
     @cached_property
     def sampling(self) -> dict[str, object]:

@@ -12,6 +12,7 @@ from appliance.cache.key import is_deterministic
 from appliance.engine.messages import Event, Finished, Piece
 from appliance.service.answers import Source
 from appliance.service.generation import Answer, Generation
+from appliance.service.tool_calls import ToolUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Completion:
     generations: tuple[Generation, ...]
     n: int
     service_tier: str | None = None
+    # How the answers' texts are read; None: as they are.
+    tool_use: ToolUse | None = None
 
     @property
     def n_choices(self) -> int:

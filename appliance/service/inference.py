@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from appliance.engine.messages import Detokenize, Detokenized, Failed, PromptPart, Submit, Tokenize, Tokenized
 from appliance.engine.params import SamplingParams
-from appliance.errors import ENGINE_ERRORS, EngineFailed, InvalidRequest
-from appliance.schemas.chat import ChatRequest, Message
+from appliance.errors import ENGINE_ERRORS, EngineFailed
+from appliance.schemas.chat import ChatRequest
 from appliance.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest, Prompt
 from appliance.schemas.sampling import GenerationFields, SamplingFields
 from appliance.service.activity import Activity
@@ -18,11 +18,10 @@ from appliance.service.answers import Answers
 from appliance.service.catalog import ServedModel
 from appliance.service.completion import Completion
 from appliance.service.context import RequestContext
+from appliance.service.conversation import render
 from appliance.service.generation import Generation
+from appliance.service.tool_calls import ToolUse, tool_use
 from appliance.supervisor.supervisor import Supervisor
-
-# A template knows OpenAI's older name of the role only.
-_ROLES = {"developer": "system"}
 
 
 class Models(Protocol):
@@ -41,12 +40,15 @@ class Inference:
         self._answers = answers
 
     def chat(self, request: ChatRequest, context: RequestContext) -> Completion:
-        """Raises ModelNotFound, or InvalidRequest if the model's template refuses the conversation."""
+        """Raises ModelNotFound, or InvalidRequest: the model's template refuses the conversation, or tools can't be
+        had as they are asked for.
+        """
         model = self.resolve(request.model, context)
-        parts = render(model, request.messages)
+        use = tool_use(model, request)
+        parts = render(model, request.messages, use.tools if use is not None else ())
         max_tokens = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
         top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
-        return self._completion(model, "chatcmpl", request, context, [parts], max_tokens, top_logprobs)
+        return self._completion(model, "chatcmpl", request, context, [parts], max_tokens, top_logprobs, tool_use=use)
 
     def complete(self, request: CompletionRequest, context: RequestContext) -> Completion:
         """Raises ModelNotFound."""
@@ -93,6 +95,7 @@ class Inference:
         top_logprobs: int | None,
         *,
         echo: bool = False,
+        tool_use: ToolUse | None = None,
     ) -> Completion:
         completion_id = _new_id(prefix)
         params = sampling_params(request, model.sampling)
@@ -113,6 +116,8 @@ class Inference:
                 key=context.tenant,
                 weight=context.weight,
                 is_batch=request.service_tier == "flex",
+                grammar=tool_use.grammar if tool_use is not None else "",
+                shown_tokens=tool_use.shown_tokens if tool_use is not None else (),
             )
             generations.append(Generation(self._answers, model, self._activity, context, submit))
         return Completion(
@@ -123,15 +128,8 @@ class Inference:
             service_tier=request.served_tier,
             generations=tuple(generations),
             n=request.n or 1,
+            tool_use=tool_use,
         )
-
-
-def render(model: ServedModel, messages: Sequence[Message]) -> tuple[PromptPart, ...]:
-    """The prompt parts of a conversation. Raises InvalidRequest if the model has no template, or it refuses."""
-    template = model.template
-    if template is None:
-        raise InvalidRequest(f"the model {model.name} has no chat template; use /v1/completions", param="messages")
-    return template.render([_template_message(message) for message in messages])
 
 
 def sampling_params(fields: SamplingFields, defaults: Mapping[str, Any]) -> SamplingParams:
@@ -154,10 +152,3 @@ def _parts(prompt: Prompt | tuple[PromptPart, ...]) -> tuple[PromptPart, ...]:
     if isinstance(prompt, str):
         return (PromptPart(prompt, True),)
     return prompt if isinstance(prompt, tuple) else ()
-
-
-def _template_message(message: Message) -> dict[str, str]:
-    rendered = {"role": _ROLES.get(message.role, message.role), "content": message.text}
-    if message.name is not None:
-        rendered["name"] = message.name
-    return rendered

@@ -124,7 +124,7 @@ async def test_content_may_be_a_list_of_texts(gateway: Gateway) -> None:
         ({"stop": ["x"] * 17}, "stop", "at most 16"),
         ({"logit_bias": {"cat": 1}}, "logit_bias", "not a token id"),
         ({"logit_bias": {"5": 101}}, "logit_bias", "less than or equal to 100"),
-        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function", "is required"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported|only"),
         ({"model": "gpt-4"}, "model", "there are: fake"),
     ],

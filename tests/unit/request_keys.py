@@ -24,7 +24,11 @@ from tests.fake_models import HEADER, publish_fakes
 
 Keys = tuple[bytes, ...]
 
-TEMPLATE = "{% for m in messages %}{{ m.role }}:{{ m.name }}:{{ m.content }};{% endfor %}"
+# All of a conversation, calls and their ids too.
+TEMPLATE = """{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role }}:{{ m.name }}:
+{{- m.tool_call_id }}:{{ m.content }}{% for call in m.tool_calls or [] %}<call>
+{"id": "{{ call.id }}", "name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</call>{% endfor %};{% endfor %}"""
 SEEDED: dict[str, Any] = {"seed": 1}
 
 

@@ -17,9 +17,18 @@ import appliance
 from appliance.cache.key import VERSION, ModelIdentity, answer_key, is_deterministic
 from appliance.engine.messages import PromptPart, Submit
 from appliance.engine.params import SamplingParams
-from appliance.schemas.chat import ChatRequest, Message, TextPart
+from appliance.schemas.chat import ChatRequest
 from appliance.schemas.completions import CompletionRequest
+from appliance.schemas.messages import CalledFunction, Message, TextPart, ToolCall
 from appliance.schemas.sampling import StreamOptions
+from appliance.schemas.tools import (
+    AllowedTools,
+    FunctionDefinition,
+    FunctionName,
+    FunctionTool,
+    NamedTool,
+    ToolChoice,
+)
 from appliance.service.inference import Inference
 from tests.unit.request_keys import SEEDED, TEMPLATE, Keys, idle_inference, keys_of
 
@@ -44,6 +53,9 @@ def same(one: Any, other: Any, **beside: Any) -> Line:
     return Line(one, other, False, beside)
 
 
+FUNCTIONS = [{"name": name, "parameters": {}} for name in "xy"]
+TOOLS = [{"type": "function", "function": function} for function in FUNCTIONS]
+CALL: dict[str, Any] = {"id": "c", "type": "function", "function": {"name": "x", "arguments": "{}"}}
 SAMPLING = {
     "temperature": changes(0.5, 0.7),
     "top_p": changes(0.5, 0.9),
@@ -85,9 +97,11 @@ TABLES: dict[type, dict[str, Line]] = {
         "max_completion_tokens": changes(3, 4),
         "logprobs": changes(True, False),
         "top_logprobs": changes(0, 1, logprobs=True),
-        "tools": same([], None),
-        "tool_choice": same("none", "auto"),
-        "functions": same([], None),
+        "tools": changes(TOOLS, TOOLS[:1]),
+        "tool_choice": changes("required", "auto", tools=TOOLS),
+        "parallel_tool_calls": changes(True, False, tools=TOOLS),
+        "functions": changes(FUNCTIONS, FUNCTIONS[:1]),
+        "function_call": changes({"name": "x"}, "auto", functions=FUNCTIONS),
         "response_format": same({"type": "text"}, None),
     },
     CompletionRequest: {
@@ -102,6 +116,44 @@ TABLES: dict[type, dict[str, Line]] = {
         "role": changes("user", "assistant"),
         "content": changes("x", "y"),
         "name": changes("x", "y"),
+        "tool_calls": changes([CALL], [{**CALL, "id": "z"}], role="assistant"),
+        "tool_call_id": changes("c", "d", role="tool"),
+        "function_call": changes(CALL["function"], {**CALL["function"], "name": "y"}, role="assistant"),
+    },
+    ToolCall: {
+        "id": changes("c", "d"),
+        "type": same("function", "function"),  # it has no other value
+        "function": changes(CALL["function"], {**CALL["function"], "name": "y"}),
+    },
+    CalledFunction: {
+        "name": changes("x", "y"),
+        "arguments": changes("{}", '{"a": 1}'),
+    },
+    FunctionTool: {
+        "type": same("function", "function"),  # it has no other value
+        "function": changes(FUNCTIONS[0], FUNCTIONS[1]),
+    },
+    FunctionDefinition: {
+        "name": changes("x", "y"),
+        "description": changes("x", "y"),
+        "parameters": changes({}, {"properties": {"a": {"type": "integer"}}}),
+        "strict": changes(True, False),
+    },
+    ToolChoice: {
+        "type": changes("auto", "required"),
+        "function": changes({"name": "x"}, {"name": "y"}, type="function"),
+        "allowed_tools": changes(
+            {"mode": "auto", "tools": TOOLS[:1]}, {"mode": "auto", "tools": TOOLS}, type="allowed_tools"
+        ),
+    },
+    FunctionName: {"name": changes("x", "y")},
+    NamedTool: {
+        "type": same("function", "function", function={"name": "x"}),  # it has no other value
+        "function": changes({"name": "x"}, {"name": "y"}),
+    },
+    AllowedTools: {
+        "mode": changes("auto", "required", tools=TOOLS),
+        "tools": changes(TOOLS[:1], TOOLS, mode="auto"),
     },
     TextPart: {
         "type": same("text", "text"),  # it has no other value
@@ -151,8 +203,22 @@ def inference(tmp_path_factory: pytest.TempPathFactory) -> Inference:
 
 
 def of_message(inference: Inference, fields: Mapping[str, Any]) -> Keys:
+    """That it may answer, two calls stand before it."""
+    calls = {"role": "assistant", "tool_calls": [CALL, {**CALL, "id": "d"}]}
     message = {"role": "user", "content": "x", **fields}
-    return keys_of(inference, ChatRequest, {**SEEDED, "messages": [message]})
+    return keys_of(inference, ChatRequest, {**SEEDED, "messages": [calls, message]})
+
+
+def of_call(inference: Inference, fields: Mapping[str, Any]) -> Keys:
+    return of_message(inference, {"role": "assistant", "tool_calls": [{**CALL, **fields}]})
+
+
+def of_tool(inference: Inference, fields: Mapping[str, Any]) -> Keys:
+    return keys_of(inference, ChatRequest, {**SEEDED, "tools": [{**TOOLS[0], **fields}]})
+
+
+def of_choice(inference: Inference, fields: Mapping[str, Any]) -> Keys:
+    return keys_of(inference, ChatRequest, {**SEEDED, "tools": TOOLS, "tool_choice": fields})
 
 
 def of_part(inference: Inference, fields: Mapping[str, Any]) -> Keys:
@@ -169,6 +235,14 @@ BUILDERS: dict[type, Callable[[Inference, Mapping[str, Any]], Keys]] = {
     CompletionRequest: lambda inference, fields: keys_of(inference, CompletionRequest, {**SEEDED, **fields}),
     Message: of_message,
     TextPart: of_part,
+    ToolCall: of_call,
+    CalledFunction: lambda inference, fields: of_call(inference, {"function": {**CALL["function"], **fields}}),
+    FunctionTool: of_tool,
+    FunctionDefinition: lambda inference, fields: of_tool(inference, {"function": {**FUNCTIONS[0], **fields}}),
+    ToolChoice: of_choice,
+    FunctionName: lambda inference, fields: of_choice(inference, {"type": "function", "function": fields}),
+    NamedTool: lambda inference, fields: of_choice(inference, {"type": "function", **fields}),
+    AllowedTools: lambda inference, fields: of_choice(inference, {"type": "allowed_tools", "allowed_tools": fields}),
     StreamOptions: lambda inference, fields: keys_of(
         inference, ChatRequest, {**SEEDED, "stream": True, "stream_options": fields}
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -71,8 +71,8 @@ class ChunkStream(ABC):
         self._is_closed = False
         self._head = head(completion, self.kind)
         # Every frame of text begins and ends with these; nothing in them changes.
-        self._begin = b"data: " + orjson.dumps(self._head)[:-1] + b',"choices":[{"index":'
-        self._end = b',"finish_reason":null}]' + (b',"usage":null' if include_usage else b"") + b"}\n\n"
+        self.begin = b"data: " + orjson.dumps(self._head)[:-1] + b',"choices":[{"index":'
+        self.end = b',"finish_reason":null}]' + (b',"usage":null' if include_usage else b"") + b"}\n\n"
         self._progress_at = asyncio.get_running_loop().time()
 
     @abstractmethod
@@ -80,8 +80,12 @@ class ChunkStream(ABC):
         """The frames that stand before all text."""
 
     @abstractmethod
-    def body(self, index: int, text: str, logprobs: tuple[TokenLogprob, ...]) -> bytes:
-        """What stands between a text frame's index and its finish reason, with a comma before it."""
+    def piece(self, index: int, text: str, logprobs: tuple[TokenLogprob, ...]) -> Iterable[bytes]:
+        """The frames of a piece of text, in any number of parts."""
+
+    def rest(self, index: int) -> Iterable[bytes]:
+        """The frames of what was held back of a choice that has ended."""
+        return ()
 
     @abstractmethod
     def last_choice(self, index: int, finish_reason: str) -> dict[str, Any]:
@@ -120,12 +124,12 @@ class ChunkStream(ABC):
                         frames += self._flush()
                     if number in self._unsent:
                         self._commit(number)
-                    index += first_index
-                    frames += (self._begin, str(index).encode(), self.body(index, text, logprobs), self._end)
+                    frames += self.piece(index + first_index, text, logprobs)
                 case SequenceFinished(_, index, reason):
                     if number in self._unsent:
                         self._commit(number)
                     frames += self._flush()
+                    frames += self.rest(index + first_index)
                     self._last_choice = self.last_choice(index + first_index, reason)
                 case Progress(_, n_computed, n_prompt):
                     frames.append(self._progress(n_computed, n_prompt))

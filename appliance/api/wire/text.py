@@ -48,10 +48,11 @@ class TextChunks(ChunkStream):
     def opening(self) -> bytes:
         return b""
 
-    def body(self, index: int, text: str, logprobs: tuple[TokenLogprob, ...]) -> bytes:
+    def piece(self, index: int, text: str, logprobs: tuple[TokenLogprob, ...]) -> tuple[bytes, ...]:
         rendered = orjson.dumps(_logprobs(logprobs, self._offsets[index])) if logprobs else b"null"
         self._offsets[index] += len(text)
-        return b',"text":' + orjson.dumps(text) + b',"logprobs":' + rendered
+        body = b',"text":' + orjson.dumps(text) + b',"logprobs":' + rendered
+        return self.begin, str(index).encode(), body, self.end
 
     def last_choice(self, index: int, finish_reason: str) -> dict[str, Any]:
         return {"index": index, "text": "", "logprobs": None, "finish_reason": finish_reason}

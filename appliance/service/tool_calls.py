@@ -1,0 +1,152 @@
+"""Tools of a request, and the calls that its answers' texts hold.
+
+What the engine gives and the response cache keeps is the raw text. Each answer is read by an :class:`AnswerReader`,
+whole or as it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import orjson
+
+from appliance.chat.dialect import Dialect
+from appliance.chat.tools import CallArguments, CallBegun, CallEvent, Content, Tool
+from appliance.errors import InvalidRequest
+from appliance.schemas.chat import ChatRequest
+from appliance.schemas.tools import FunctionDefinition
+from appliance.service.catalog import ServedModel
+
+TOOL_PARAM = "tools.{}.function"
+
+# A function without parameters takes none.
+_NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """``tools`` are in the prompt, ``grammar`` lets those be called that may be. ``is_named``: the one that must be was
+    named. ``is_legacy``: they came as ``functions``, and are answered so.
+    """
+
+    tools: tuple[Tool, ...]
+    grammar: str
+    dialect: Dialect
+    is_named: bool
+    is_legacy: bool
+
+    @property
+    def shown_tokens(self) -> tuple[str, ...]:
+        return self.dialect.shown_tokens
+
+    def reader(self) -> AnswerReader:
+        return AnswerReader(self)
+
+    def read(self, text: str, finish_reason: str | None) -> Reading:
+        """A whole answer."""
+        reader = self.reader()
+        reading = Reading(finish_reason)
+        for event in [*reader.push(text), *reader.finish()]:
+            match event:
+                case Content(piece):
+                    reading.content += piece
+                case CallBegun(_, name):
+                    reading.calls.append(Call(name))
+                case CallArguments(index, piece):
+                    reading.calls[index].arguments += piece
+        reading.finish_reason = reader.finish_reason(finish_reason)
+        return reading
+
+
+@dataclass(slots=True)
+class Call:
+    name: str
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a whole answer says."""
+
+    finish_reason: str | None
+    content: str = ""
+    calls: list[Call] = field(default_factory=list)
+
+
+class AnswerReader:
+    """Reads one answer as its text comes."""
+
+    def __init__(self, use: ToolUse) -> None:
+        self._use = use
+        self._parser = use.dialect.parser(use.tools)
+        # Of the last call; None: there is none.
+        self._arguments: list[str] | None = None
+
+    def push(self, text: str) -> list[CallEvent]:
+        return self._seen(self._parser.push(text))
+
+    def finish(self) -> list[CallEvent]:
+        """What was held back since it might have become something else."""
+        return self._seen(self._parser.finish())
+
+    def finish_reason(self, reason: str | None) -> str | None:
+        """As OpenAI has it: ``tool_calls`` if the text came to its own end with calls, but ``stop`` if the function was
+        named by the request. A stop string inside a call's arguments is no such end.
+        """
+        if reason != "stop" or self._use.is_named or self._arguments is None or not _is_json(self._arguments):
+            return reason
+        return "function_call" if self._use.is_legacy else "tool_calls"
+
+    def _seen(self, events: list[CallEvent]) -> list[CallEvent]:
+        for event in events:
+            if isinstance(event, CallBegun):
+                self._arguments = []
+            elif isinstance(event, CallArguments) and self._arguments is not None:
+                self._arguments.append(event.text)
+        return events
+
+
+def tool_use(model: ServedModel, request: ChatRequest) -> ToolUse | None:
+    """None: nothing may be called, and then there are no tools in the prompt either.
+
+    Raises:
+        InvalidRequest: a function's parameters are no schema of an object, or can't be kept to.
+    """
+    if not request.may_call or model.dialect is None:
+        return None
+    tools = offered_tools(request.offered, "functions.{}" if request.functions else TOOL_PARAM)
+    choice = request.choice
+    callable_tools = [tool for tool in tools if choice.names is None or tool.name in choice.names]
+    is_named = choice.function is not None
+    meant = choice.function.name if choice.function is not None else "required" if choice.must_call else "auto"
+    # A named function is called once; the older form has no place for a second call.
+    is_parallel = request.parallel_tool_calls is not False and not is_named and not request.functions
+    return ToolUse(
+        tools=tools,
+        grammar=model.dialect.grammar(callable_tools, meant, parallel=is_parallel),
+        dialect=model.dialect,
+        is_named=is_named,
+        is_legacy=bool(request.functions),
+    )
+
+
+def offered_tools(functions: Iterable[FunctionDefinition], param: str = TOOL_PARAM) -> tuple[Tool, ...]:
+    """As prompts and grammars want them; ``param`` is the name of the request's field number {} in errors."""
+    return tuple(_tool(function, param.format(number)) for number, function in enumerate(functions))
+
+
+def _tool(function: FunctionDefinition, param: str) -> Tool:
+    parameters = _NO_ARGUMENTS if function.parameters is None else function.parameters
+    if parameters.get("type", "object") != "object":
+        param = f"{param}.parameters"
+        raise InvalidRequest(f"{param}: want a JSON schema of the type 'object'", param=param)
+    return Tool(function.name, function.description, parameters, strict=bool(function.strict))
+
+
+def _is_json(pieces: list[str]) -> bool:
+    try:
+        orjson.loads("".join(pieces))
+    except orjson.JSONDecodeError:
+        return False
+    return True
