@@ -54,7 +54,7 @@ class _Builder:
     def _free_start(self) -> str:
         """Text, calls or both."""
         dialect, trigger = self._dialect, self._dialect.trigger
-        others = [token for token in dialect.free_tokens if token != trigger.text]
+        others = [token for token in (*dialect.control_tokens, *dialect.free_tokens) if token != trigger.text]
         if others:
             self._rule("other", " | ".join(map(special_token, others)))
         text = "(TEXT? other)*" if others else ""

@@ -135,12 +135,13 @@ class Dialect:
 
     def write(self, calls: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
         """The text of calls: of each its id, the tool's name and the arguments."""
-        written = [
-            (self.before_name + name + self.after_name + self._write_arguments(arguments) + self.after_arguments)
-            .replace(ID, call_id)
-            .replace(COUNT, str(number))
-            for number, (call_id, name, arguments) in enumerate(calls)
-        ]
+        written = []
+        for number, (call_id, name, arguments) in enumerate(calls):
+            before, after_name, after = (
+                fixed.replace(ID, call_id).replace(COUNT, str(number))
+                for fixed in (self.before_name, self.after_name, self.after_arguments)
+            )
+            written.append(before + name + after_name + self._write_arguments(arguments) + after)
         return self.opening + (self.between or "").join(written) + self.closing
 
     def _write_arguments(self, arguments: dict[str, Any]) -> str:

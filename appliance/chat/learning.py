@@ -15,6 +15,7 @@ from typing import Any, Literal
 from appliance.chat.conversation import for_template
 from appliance.chat.dialect import COUNT, ID, Dialect, JSONArguments, TaggedArguments
 from appliance.chat.named_dialects import REASONING
+from appliance.chat.sandbox import TemplateLimitExceeded
 from appliance.chat.tools import CallArguments, CallBegun, Content, Tool
 from appliance.errors import InvalidRequest
 
@@ -45,8 +46,16 @@ _JSON_FORMS = (JSONArguments(), JSONArguments(",", ":"))
 _LONE_NUMBER = re.compile(r"(?<![A-Za-z0-9_])\d+(?![A-Za-z0-9_])")
 
 
+# No short conversation is longer; more would take long to compare.
+_MAX_CHARS = 100_000
+
+
 class _Unlearnable(Exception):
     """The template's calls have none of the shapes that are known."""
+
+
+class _Unusable(Exception):
+    """The template is one to be left alone: it takes too long, or writes too much."""
 
 
 def learn(render: Render, control_tokens: Sequence[str]) -> Dialect | None:
@@ -54,10 +63,23 @@ def learn(render: Render, control_tokens: Sequence[str]) -> Dialect | None:
 
     ``control_tokens`` are those that the template names.
     """
+
+    def bounded(messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]) -> str:
+        try:
+            text = render(messages, tools)
+        except TemplateLimitExceeded as error:
+            raise _Unusable from error
+        if len(text) > _MAX_CHARS:
+            raise _Unusable
+        return text
+
     try:
-        learner = _Learner(render, control_tokens)
-    except InvalidRequest:
+        return _learn(_Learner(bounded, control_tokens))
+    except (InvalidRequest, _Unusable):
         return None
+
+
+def _learn(learner: _Learner) -> Dialect | None:
     tries: list[tuple[Callable[[ArgumentsAs], Dialect], ArgumentsAs]] = [
         (learner.with_json, "object"),
         (learner.with_tags, "object"),

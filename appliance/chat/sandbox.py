@@ -72,6 +72,10 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class TemplateLimitExceeded(InvalidRequest):
+    """The template takes too long, or writes too much."""
+
+
 class SandboxedTemplate:
     """A Jinja template, compiled."""
 
@@ -137,7 +141,8 @@ class SandboxedTemplate:
                     raise _LimitExceeded(f"it writes more than {OUTPUT_LIMIT_CHARS} characters")
                 output.append(piece)
         except _LimitExceeded as error:
-            raise InvalidRequest(f"the model's chat template passes a limit: {error}", param="messages") from None
+            message = f"the model's chat template passes a limit: {error}"
+            raise TemplateLimitExceeded(message, param="messages") from None
         except (
             jinja2.TemplateError,
             TypeError,

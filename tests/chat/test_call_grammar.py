@@ -123,6 +123,14 @@ def test_control_tokens_that_the_template_names_may_stand_in_free_text(template_
     assert grammar.accepts("hm<|END_THINKING|>" + call)
 
 
+def test_control_tokens_of_a_call_may_stand_in_free_text_where_they_open_none(template_of: TemplateOf) -> None:
+    dialect = dialect_of(template_of("openai-gpt-oss-120b"))
+    grammar = Grammar(dialect.grammar([LOOK], "auto", parallel=True), dialect)
+    thought = "<|channel|>analysis<|message|>Look?<|end|><|start|>assistant<|channel|>"
+    assert grammar.accepts(thought + "final<|message|>No.")
+    assert grammar.accepts(thought + "commentary " + dialect.write([("", "look", {"at": "x"})]))
+
+
 def test_bare_json_is_a_call_or_the_answer_does_not_begin_so(template_of: TemplateOf) -> None:
     dialect = dialect_of(template_of("meta-llama-Llama-3.1-8B-Instruct"))
     assert dialect.is_anchored

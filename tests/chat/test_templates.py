@@ -86,3 +86,26 @@ def test_the_template_renders_every_shape_or_says_why_not(template_of: TemplateO
     parts = template_of(name).render(messages, tools=tools)
     assert [part.is_template for part in parts] == [True]
     assert [text for text in wanted if text not in parts[0].text] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ tools }}{% set r = range(100000) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",
+        "{{ tools }}{% for a in range(3000) %}{{ messages[0].content }}{{ messages[-1].tool_calls }}{% endfor %}",
+        "{{ tools }}{{ messages[-1].tool_calls | default([]) }}",
+        "{{ tools }}{% for c in messages[-1].tool_calls %}{{ c.function.name }}{{ c.function.arguments }}{% endfor %}",
+        "{{ tools }}{% for c in messages[-1].tool_calls %}{{ c.id }}({{ c.function.arguments | tojson }}){% endfor %}",
+    ],
+)
+def test_a_template_that_teaches_nothing_gets_the_generic_dialect_soon(source: str) -> None:
+    looks = iter(range(10**9))
+    clock: list[int] = []
+
+    def count() -> float:
+        clock.append(next(looks))
+        return clock[-1] / 1000
+
+    template = ChatTemplate(source, bos_token="", eos_token="", control_tokens=(), clock=count)
+    assert template.dialect.is_generic
+    assert len(clock) < 10_000  # each a thousandth of a second
