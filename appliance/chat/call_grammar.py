@@ -14,7 +14,7 @@ from typing import Any
 from appliance.chat.argument_types import properties_of, resolved, types_of
 from appliance.chat.dialect import Dialect, JSONArguments, Piece, TaggedArguments
 from appliance.chat.tools import Tool
-from appliance.engine.grammar import special_token
+from appliance.engine.control_tokens import special_token
 from appliance.errors import InvalidRequest
 
 _SCALARS = frozenset(["string", "number", "integer", "boolean", "null"])

@@ -1,7 +1,7 @@
 """Grammars that a text must follow: llguidance compiles them, says which tokens may come next, and which must.
 
 A grammar is llguidance's: Lark, or what it makes of a JSON schema. Control tokens stand in it by
-:func:`special_token`; all others are bytes.
+``control_tokens.special_token``; all others are bytes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import logging
 import queue
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -28,16 +27,6 @@ MAX_KEPT = 64
 MAX_KEPT_CHARS = 2 << 20
 # A few hundred milliseconds at most on a slow machine; llguidance's units.
 LIMITS = LLParserLimits(initial_lexer_fuel=4_000_000, max_grammar_size=500_000)
-
-_SPECIAL = re.compile(r"<[^<>\s\[\]]+>")
-
-
-def special_token(text: str) -> str:
-    """How a control token is written in a Lark grammar."""
-    if _SPECIAL.fullmatch(text):
-        return text
-    inner = re.sub(r"[<>\s\[\]]", "", text)
-    return f"<{inner}>"
 
 
 class Constraint:

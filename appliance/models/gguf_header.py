@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from appliance.engine.control_tokens import CONTROL_TEXT
 from appliance.errors import ConfigError
 from appliance.models.gguf_file import GGUFFile, read_gguf
 
@@ -30,9 +30,6 @@ class GGUFHeader(msgspec.Struct, frozen=True):
 
 # llama.cpp's enum llama_token_type.
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
-# What llama.cpp takes for a control token by its text, whatever the file says of its type (llama-vocab.cpp); a few
-# ordinary tokens more do no harm here.
-_CONTROL_TEXT = re.compile(r"_?<(\|.*\||｜.*｜|[a-z]+_of_[a-z_]+|EOT|eos|bos|eot|/?s|unk|pad)>")
 
 
 def read_header(path: Path) -> GGUFHeader:
@@ -75,7 +72,7 @@ def header_of(file: GGUFFile, path: Path) -> GGUFHeader:
         control_tokens=tuple(
             text
             for text, kind in zip(tokens, types, strict=False)
-            if text and (kind in (_UNKNOWN, _CONTROL) or _CONTROL_TEXT.fullmatch(text))
+            if text and (kind in (_UNKNOWN, _CONTROL) or CONTROL_TEXT.fullmatch(text))
         ),
         # At least as long as the token's text: byte-level vocabularies write some bytes as longer characters.
         longest_token_bytes=max((len(text.encode("utf-8", "replace")) for text in tokens), default=1),

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from appliance.chat.dialect import Dialect
-from appliance.engine.grammar import LIMITS, special_token
+from appliance.engine.control_tokens import special_token
+from appliance.engine.grammar import LIMITS
 
 _EOS = 256
 

@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
+from appliance.engine.control_tokens import special_token
 from appliance.engine.core import EngineCore
-from appliance.engine.grammar import MAX_KEPT, special_token
+from appliance.engine.grammar import MAX_KEPT
 from appliance.engine.messages import (
     Accepted,
     Event,

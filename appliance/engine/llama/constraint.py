@@ -7,13 +7,14 @@ import ctypes
 import numpy as np
 from llguidance import LLTokenizer
 
-from appliance.engine.grammar import special_token
+from appliance.engine.control_tokens import CONTROL_TEXT, special_token
 from appliance.engine.llama.context import Logits
 from appliance.engine.llama.library import lib
 from appliance.engine.llama.model import Model
 
 # How llguidance marks a special token among the others' bytes.
 _SPECIAL = b"\xff"
+_SPECIAL_ATTRS = lib.LLAMA_TOKEN_ATTR_UNKNOWN | lib.LLAMA_TOKEN_ATTR_CONTROL
 
 
 def grammar_vocabulary(model: Model) -> LLTokenizer:
@@ -33,6 +34,7 @@ def mask_logits(logits: Logits, mask: bytes) -> None:
 
 
 def _bytes(model: Model, token: int) -> bytes:
-    if lib.llama_vocab_is_control(model.vocab, token):
-        return _SPECIAL + special_token(model.token_name(token).decode("utf-8", "replace")).encode()
-    return model.token_bytes(token)
+    name = model.token_name(token).decode("utf-8", "replace")
+    # The same as in the gateway, which names them in grammars: ``GGUFHeader.control_tokens``.
+    is_special = lib.llama_vocab_get_attr(model.vocab, token) & _SPECIAL_ATTRS or CONTROL_TEXT.fullmatch(name)
+    return _SPECIAL + special_token(name).encode() if is_special else model.token_bytes(token)
