@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+MAX_TOKENS = 100
+MAX_TEXT_TOKENS = 30
+
 
 @dataclass(frozen=True)
 class Case:
@@ -28,6 +31,7 @@ class Case:
         body: dict[str, Any] = {
             "messages": [{"role": "user", "content": self.question}],
             "temperature": self.temperature,
+            "max_tokens": MAX_TOKENS if self.must_call else MAX_TEXT_TOKENS,
         }
         if self.tools:
             strict = {} if self.is_strict is None else {"strict": self.is_strict}
@@ -103,16 +107,15 @@ GERMAN = _function(
 )
 JAPANESE = _function("天気を調べる", "都市の天気を調べます。", _object(都市={"enum": ["東京", "大阪"]}))
 NOTHING = _function("what_time_is_it", "The time of day.", None)
-_THING = {"anyOf": [{"enum": ["ball", "cup", "book"]}, {"$ref": "#/$defs/box"}]}
-BOXES = _function(
-    "pack",
-    "Packs a thing into a box; the thing may be another box.",
+LINE = _function(
+    "draw",
+    "Draws a line of shapes.",
     {
         "type": "object",
-        "properties": {"thing": _THING, "size": {"enum": ["small", "large"]}},
-        "required": ["thing", "size"],
+        "properties": {"first": {"$ref": "#/$defs/shape"}},
+        "required": ["first"],
         "additionalProperties": False,
-        "$defs": {"box": _object(thing=_THING, size={"enum": ["small", "large"]})},
+        "$defs": {"shape": _object("kind", kind={"enum": ["dot", "dash"]}, next={"$ref": "#/$defs/shape"})},
     },
 )
 CHOICES = _function(
@@ -154,41 +157,39 @@ QUESTIONS = {
     "größe_berechnen": "Wie groß ist der Tisch?",
     "天気を調べる": "東京の天気は？",
     "what_time_is_it": "What time is it?",
-    "pack": "Pack the ball into a small box.",
+    "draw": "Draw a dot and a dash.",
     "set_value": "Set it to high.",
     "move_to": "Go to 3, 4.",
     "convert": "How many dollars are 5 euros?",
 }
 FUNCTIONS = (
-    WEATHER, ADD, EVENT, SEARCH, LIGHT, PATHS, GERMAN, JAPANESE, NOTHING, BOXES, CHOICES, POINTS, OPEN,
+    WEATHER, ADD, EVENT, SEARCH, LIGHT, PATHS, GERMAN, JAPANESE, NOTHING, LINE, CHOICES, POINTS, OPEN,
 )  # fmt: skip
 
 
 def _cases() -> list[Case]:
-    """Those with the same tools stand apart: the later one finds its prompt computed."""
-    named = [Case(f"named {f['name']}", (f,), QUESTIONS[f["name"]], choice=f["name"]) for f in FUNCTIONS]
-    one = {"choice": "required", "is_parallel": False}
-    strict = [replace(case, name=f"strict {case.choice}", is_strict=True, **one) for case in named]
-    of_many, the_last, several, as_it_likes = [], [], [], []
+    """What has most of its prompt in common stands together: it is computed once."""
+    one: dict[str, Any] = {"choice": "required", "is_parallel": False}
+    cases = []
+    for function in FUNCTIONS:
+        named = Case(f"named {function['name']}", (function,), QUESTIONS[function["name"]], choice=function["name"])
+        cases += [named, replace(named, name=f"strict {function['name']}", is_strict=True, **one)]
     for n in range(1, 9):
-        tools = tuple(FUNCTIONS[(n + number) % len(FUNCTIONS)] for number in range(n))
-        question = QUESTIONS[tools[-1]["name"]]
-        of_many.append(Case(f"one of {n}", tools, question, **one))
-        the_last.append(Case(f"the last of {n}", tools, question, choice=tools[-1]["name"]))
-        if n in (2, 4, 6):
-            questions = f"{QUESTIONS[tools[0]['name']]} {question}"
-            several.append(Case(f"several of {n}", tools, questions, choice="required", is_parallel=True))
-            several.append(Case(f"several of {n}, cold", tools, questions, choice="required", temperature=0))
-        if n in (1, 2, 3, 8):
-            as_it_likes.append(Case(f"if it likes, of {n}", tools, question))
-            as_it_likes.append(Case(f"one if it likes, of {n}", tools, question, is_parallel=False))
-    without = [
+        tools = FUNCTIONS[:n]
+        last = tools[-1]["name"]
+        any_one = Case(f"one of {n}", tools, QUESTIONS[last], **one)
+        free = Case(f"if it likes, of {n}", tools, QUESTIONS[last])
+        cases += [any_one, replace(any_one, name=f"the last of {n}", choice=last), free]
+        if n in (2, 5, 8):
+            cases.append(replace(any_one, name=f"several of {n}", is_parallel=True))
+            cases.append(replace(any_one, name=f"several of {n}, cold", is_parallel=None, temperature=0))
+    return [
+        *cases,
         Case("no tools", (), "What is the weather like in Paris?"),
         Case("no tools, one at a time", (), "What is 12 plus 30?", is_parallel=False),
         Case("none of 2", FUNCTIONS[:2], "What is the weather like in Paris?", choice="none"),
         Case("none of 8", FUNCTIONS[:8], "What is 12 plus 30?", choice="none", is_strict=True),
     ]
-    return [*named, *of_many, *strict, *the_last, *several, *as_it_likes, *without]
 
 
 CASES = _cases()
