@@ -114,6 +114,12 @@ class EngineFailed(ApplianceError):
     status, kind, code = 500, "server_error", "engine_error"
 
 
+class SchemaViolation(ApplianceError):
+    """A text was to follow a JSON schema and doesn't: a fault of ours, which must not leave as a success."""
+
+    status, kind, code = 500, "server_error", "schema_violation"
+
+
 class EngineOutOfMemory(EngineFailed):
     """A model could not be loaded for want of memory: with fewer layers on the GPU, or less context, it may be."""
 

@@ -32,6 +32,20 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
         """Of its prompt and its text."""
         return self.n_prompt + self.n_completion
 
+    @property
+    def stopped_texts(self) -> list[str]:
+        """Of the sequences that ended with ``stop``."""
+        stopped = [
+            event.index
+            for event in self.events
+            if isinstance(event, SequenceFinished) and event.finish_reason == "stop"
+        ]
+        texts: dict[int, list[str]] = {index: [] for index in stopped}
+        for event in self.events:
+            if isinstance(event, Piece) and event.index in texts:
+                texts[event.index].append(event.text)
+        return ["".join(pieces) for pieces in texts.values()]
+
     def replay(self, request_id: str) -> list[Event]:
         """The events of a request that is answered by this. Nothing was computed, so its whole prompt was cached."""
         finished = Finished(request_id, self.n_prompt, n_cached=self.n_prompt, n_completion=self.n_completion)

@@ -6,7 +6,7 @@ Fields that are not here are accepted and ignored, as OpenAI does. A field that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -27,7 +27,6 @@ class ChatRequest(GenerationFields):
     parallel_tool_calls: bool | None = None
     functions: Functions | None = None
     function_call: FunctionChoice | None = None
-    response_format: dict[str, Any] | None = None
 
     @field_validator("tool_choice")
     @classmethod
@@ -49,12 +48,6 @@ class ChatRequest(GenerationFields):
         if choice is not None and "functions" in info.data:
             choice.check(info.data["functions"])
         return choice
-
-    @field_validator("response_format")
-    @classmethod
-    def _only_text(cls, value: dict[str, Any] | None) -> None:
-        if value is not None and value.get("type") != "text":
-            raise ValueError("only {'type': 'text'} is supported by this release")
 
     @model_validator(mode="after")
     def _top_logprobs_wants_logprobs(self) -> ChatRequest:

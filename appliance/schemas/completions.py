@@ -43,6 +43,8 @@ class CompletionRequest(GenerationFields):
             raise ValueError("best_of other than n is not supported")
         if self.echo and self.logprobs is not None:
             raise ValueError("echo with logprobs is not supported by this release")
+        if self.echo and self.wants_json:
+            raise ValueError("echo with response_format is not supported: a prompt and JSON are no JSON")
         return self
 
     @property

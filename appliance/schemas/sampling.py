@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from appliance.schemas.formats import MAX_GRAMMAR_CHARS, ResponseFormat
 
 MAX_N = 16
 MAX_STOP = 16
@@ -28,6 +30,7 @@ def _is_unicode(text: str) -> str:
 Text = Annotated[str, AfterValidator(_is_unicode)]
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 Breaker = Annotated[Text, Field(min_length=1, max_length=MAX_BREAKER_CHARS)]
+GrammarText = Annotated[Text, Field(min_length=1, max_length=MAX_GRAMMAR_CHARS)]
 MaxTokens = Annotated[int | None, Field(ge=1, lt=1 << 31)]
 StopString = Annotated[Text, Field(max_length=MAX_STOP_CHARS)]
 
@@ -75,7 +78,10 @@ class SamplingFields(BaseModel):
 
 
 class GenerationFields(SamplingFields):
-    """What chat and text completions ask for alike."""
+    """What chat and text completions ask for alike.
+
+    ``grammar`` is one in Lark, or in GBNF if it holds ``::=``; ``regex`` is for the whole text.
+    """
 
     model: Text | None = None
     stream: bool | None = None
@@ -84,7 +90,25 @@ class GenerationFields(SamplingFields):
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP)] | None = None
     max_tokens: MaxTokens = None
     ignore_eos: bool = False
+    response_format: ResponseFormat | None = None
+    grammar: GrammarText | None = None
+    regex: GrammarText | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> GenerationFields:
+        forms = [name for name in ("grammar", "regex") if getattr(self, name) is not None]
+        if self.wants_json:
+            forms.insert(0, "response_format")
+        if len(forms) > 1:
+            raise ValueError(f"want one of {' and '.join(forms)}: each says what the whole text must be")
+        if forms and self.stop_strings:
+            raise ValueError(f"want either stop or {forms[0]}: a stop string could cut off what {forms[0]} promises")
+        return self
+
+    @property
+    def wants_json(self) -> bool:
+        return self.response_format is not None and self.response_format.type != "text"
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

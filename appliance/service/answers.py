@@ -7,6 +7,7 @@ join only within their scope, and never one that waits behind all others if they
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +21,7 @@ from appliance.service.catalog import ServedModel
 from appliance.service.context import RequestContext
 from appliance.service.engine_run import EngineRun
 from appliance.service.flight import Flight
+from appliance.service.forms import first_violation
 from appliance.service.metrics import Metrics
 from appliance.supervisor.supervisor import Supervisor
 
@@ -72,6 +74,7 @@ class Answers:
         # By key, and whether they wait behind all others.
         self._flights: dict[tuple[bytes, bool], Flight] = {}
         self._n_kept = 0
+        self._keeping: set[asyncio.Task[None]] = set()
 
     async def find(self, model: ServedModel, submit: Submit, context: RequestContext) -> Source:
         """Raises NotCached if the request wants a stored answer, and there is none."""
@@ -128,13 +131,28 @@ class Answers:
                 del self._flights[slot]
             if self._cache is not None and flight.is_complete:
                 answer = complete_answer(submit, flight.batches)
-                if answer is not None:
-                    self._n_kept += 1
-                    version = model.stored.record.version
-                    self._cache.put(key, answer, model=model.name, version=version, owner=context.key)
+                if answer is not None and submit.grammar:
+                    task = asyncio.create_task(self._keep_sound(key, answer, model, submit, context))
+                    self._keeping.add(task)
+                    task.add_done_callback(self._keeping.discard)
+                elif answer is not None:
+                    self._keep(key, answer, model, context)
 
         flight = self._flights[slot] = Flight(self._run(model, submit), land)
         return flight
+
+    async def _keep_sound(
+        self, key: bytes, answer: Answer, model: ServedModel, submit: Submit, context: RequestContext
+    ) -> None:
+        """Keeps it, unless it isn't as its form wants it."""
+        if await first_violation(submit.grammar, answer.stopped_texts) is None:
+            self._keep(key, answer, model, context)
+
+    def _keep(self, key: bytes, answer: Answer, model: ServedModel, context: RequestContext) -> None:
+        assert self._cache is not None
+        self._n_kept += 1
+        version = model.stored.record.version
+        self._cache.put(key, answer, model=model.name, version=version, owner=context.key)
 
     def _run(self, model: ServedModel, submit: Submit) -> EngineRun:
         def computed(finished: Finished) -> None:

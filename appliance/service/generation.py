@@ -7,12 +7,14 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
+from appliance.chat.formats import Form
 from appliance.engine.messages import Accepted, Event, Finished, Piece, Progress, SequenceFinished, Submit, TokenLogprob
-from appliance.errors import ApplianceError, EngineFailed
+from appliance.errors import ApplianceError, EngineFailed, SchemaViolation
 from appliance.service.activity import Activity
 from appliance.service.answers import JOINED, Answers, Source
 from appliance.service.catalog import ServedModel
 from appliance.service.context import RequestContext
+from appliance.service.forms import Forms, first_violation
 
 
 @dataclass(slots=True)
@@ -34,8 +36,16 @@ class Generation:
     """One prompt of a request. Call :meth:`commit` once text of it has left: from then on it can't begin again."""
 
     def __init__(
-        self, answers: Answers, model: ServedModel, activity: Activity, context: RequestContext, submit: Submit
+        self,
+        answers: Answers,
+        model: ServedModel,
+        activity: Activity,
+        context: RequestContext,
+        submit: Submit,
+        forms: Forms,
+        wanted_forms: Sequence[Form] = (),
     ) -> None:
+        """``wanted_forms`` are looked at before anything else is done."""
         self.submit = submit
         self.context = context
         self.state = "waiting"
@@ -51,9 +61,12 @@ class Generation:
         self._answers = answers
         self._model = model
         self._activity = activity
+        self._forms = forms
+        self._wanted_forms = wanted_forms
         self._last_piece_at: dict[int, float] = {}
         self._is_cancelled = False
         self._finish_reason = "stop"
+        self._outcome = "abort"
 
     def commit(self) -> None:
         """Text has left."""
@@ -76,10 +89,10 @@ class Generation:
             ApplianceError: the request was refused or failed.
         """
         finished: Finished | None = None
-        outcome = "abort"
         try:
             with self._activity.entry(self):
                 try:
+                    await self._forms.check(self._wanted_forms)
                     source = self.source = await self._answers.find(self._model, self.submit, self.context)
                 except ApplianceError as error:
                     self.refusal = error
@@ -93,16 +106,20 @@ class Generation:
                         self._note(events, source)
                         last = events[-1]
                         if isinstance(last, Finished):
-                            finished, outcome = last, self._finish_reason
+                            finished, self._outcome = last, self._finish_reason
                         yield events
         except ApplianceError as error:
-            outcome = error.code or "error"
+            self._outcome = error.code or "error"
             raise
         finally:
-            self._activity.ended(self, outcome, finished)
+            self._activity.ended(self, self._outcome, finished)
 
     async def answer(self) -> Answer:
-        """The whole answer. Cancelling the call aborts the request. Raises as :meth:`events`."""
+        """The whole answer. Cancelling the call aborts the request.
+
+        Raises:
+            ApplianceError: as :meth:`events`; also if a text isn't as its JSON schema wants it.
+        """
         choices: tuple[Choice, ...] = ()
         async with contextlib.aclosing(self.events()) as batches:
             async for events in batches:
@@ -118,8 +135,19 @@ class Generation:
                         case SequenceFinished(_, index, reason):
                             choices[index].finish_reason = reason
                         case Finished():
+                            await self._check_texts(choices)
                             return Answer(choices, event)
         raise EngineFailed("the engine gave no end to the request")
+
+    async def _check_texts(self, choices: Sequence[Choice]) -> None:
+        """Raises SchemaViolation. What was cut off at a length can't be as its schema wants it, and says so."""
+        texts = ["".join(choice.text) for choice in choices if choice.finish_reason == "stop"]
+        found = await first_violation(self.submit.grammar, texts)
+        if found is not None:
+            error = SchemaViolation(f"the text isn't as its schema wants it: {found}", param="response_format")
+            self._outcome = str(error.code)
+            self._activity.metrics.saw_schema_violation(self.context.model)
+            raise error
 
     def _note(self, events: Sequence[Event], source: Source) -> None:
         """Keeps what the status, the log and the metrics want to know."""

@@ -7,9 +7,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from appliance.chat.formats import form_of
 from appliance.engine.messages import Detokenize, Detokenized, Failed, PromptPart, Submit, Tokenize, Tokenized
 from appliance.engine.params import SamplingParams
-from appliance.errors import ENGINE_ERRORS, EngineFailed
+from appliance.errors import ENGINE_ERRORS, EngineFailed, InvalidRequest
 from appliance.schemas.chat import ChatRequest
 from appliance.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest, Prompt
 from appliance.schemas.sampling import GenerationFields, SamplingFields
@@ -19,6 +20,7 @@ from appliance.service.catalog import ServedModel
 from appliance.service.completion import Completion
 from appliance.service.context import RequestContext
 from appliance.service.conversation import render
+from appliance.service.forms import Forms
 from appliance.service.generation import Generation
 from appliance.service.tool_calls import ToolUse, tool_use
 from appliance.supervisor.supervisor import Supervisor
@@ -38,6 +40,7 @@ class Inference:
         self._catalog = catalog
         self._activity = activity
         self._answers = answers
+        self._forms = Forms()
 
     def chat(self, request: ChatRequest, context: RequestContext) -> Completion:
         """Raises ModelNotFound, or InvalidRequest: the model's template refuses the conversation, or tools can't be
@@ -98,6 +101,14 @@ class Inference:
         tool_use: ToolUse | None = None,
     ) -> Completion:
         completion_id = _new_id(prefix)
+        form = form_of(request)
+        if form is not None and tool_use is not None:
+            raise InvalidRequest(
+                f"{form.param} together with tools that may be called is not supported; tool_choice 'none' leaves "
+                "them out",
+                param=form.param,
+            )
+        forms = () if form is None else (form,)
         params = sampling_params(request, model.sampling)
         generations = []
         for number, prompt in enumerate(prompts):
@@ -116,10 +127,10 @@ class Inference:
                 key=context.tenant,
                 weight=context.weight,
                 is_batch=request.service_tier == "flex",
-                grammar=tool_use.grammar if tool_use is not None else "",
+                grammar=tool_use.grammar if tool_use is not None else form.grammar if form is not None else "",
                 shown_tokens=tool_use.shown_tokens if tool_use is not None else (),
             )
-            generations.append(Generation(self._answers, model, self._activity, context, submit))
+            generations.append(Generation(self._answers, model, self._activity, context, submit, self._forms, forms))
         return Completion(
             id=completion_id,
             model=model.name,

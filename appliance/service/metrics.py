@@ -124,6 +124,7 @@ class Metrics:
             "model_name",
             "outcome",
         )
+        self._violations = counter("schema_violations", "Texts that were not as their JSON schema wants them.")
         self._loaded = counter("model_loads", "Loads of a model: ok, failed, or refused.", "model_name", "outcome")
         self._unloaded = counter("model_unloads", "Times a model was unloaded, by the reason.", "model_name", "reason")
         self._load_s = histogram("model_load_seconds", "From the start of an engine process to its readiness.")
@@ -151,6 +152,9 @@ class Metrics:
         self._queue.labels(model).observe(finished.queue_s)
         self._prefill.labels(model).observe(finished.prefill_s)
         self._decode.labels(model).observe(finished.decode_s)
+
+    def saw_schema_violation(self, model: str) -> None:
+        self._violations.labels(model).inc()
 
     def saw_model(self, event: ModelEvent) -> None:
         """A model was loaded, could not be, or was unloaded."""

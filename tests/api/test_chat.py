@@ -125,7 +125,8 @@ async def test_content_may_be_a_list_of_texts(gateway: Gateway) -> None:
         ({"logit_bias": {"cat": 1}}, "logit_bias", "not a token id"),
         ({"logit_bias": {"5": 101}}, "logit_bias", "less than or equal to 100"),
         ({"tools": [{"type": "function"}]}, "tools.0.function", "is required"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "not supported|only"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "want json_schema with the type"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "json_object"),
         ({"model": "gpt-4"}, "model", "there are: fake"),
     ],
 )

@@ -19,6 +19,7 @@ from appliance.engine.messages import PromptPart, Submit
 from appliance.engine.params import SamplingParams
 from appliance.schemas.chat import ChatRequest
 from appliance.schemas.completions import CompletionRequest
+from appliance.schemas.formats import NamedSchema, ResponseFormat
 from appliance.schemas.messages import CalledFunction, Message, TextPart, ToolCall
 from appliance.schemas.sampling import StreamOptions
 from appliance.schemas.tools import (
@@ -88,6 +89,9 @@ GENERATION = {
     "stop": changes("x", "y"),
     "max_tokens": changes(3, 4),
     "ignore_eos": changes(True, False),
+    "response_format": changes({"type": "json_object"}, {"type": "text"}),
+    "grammar": changes('start: "a"', 'start: "b"'),
+    "regex": changes("a", "b"),
     "service_tier": same("flex", "default"),
 }
 TABLES: dict[type, dict[str, Line]] = {
@@ -102,7 +106,6 @@ TABLES: dict[type, dict[str, Line]] = {
         "parallel_tool_calls": changes(True, False, tools=TOOLS),
         "functions": changes(FUNCTIONS, FUNCTIONS[:1]),
         "function_call": changes({"name": "x"}, "auto", functions=FUNCTIONS),
-        "response_format": same({"type": "text"}, None),
     },
     CompletionRequest: {
         **GENERATION,
@@ -111,6 +114,18 @@ TABLES: dict[type, dict[str, Line]] = {
         "logprobs": changes(0, 1),
         "suffix": same("", None),
         "best_of": same(1, None),
+    },
+    ResponseFormat: {
+        "type": changes("json_object", "text"),
+        "json_schema": changes(
+            {"name": "x", "schema": {"type": "null"}}, {"name": "x", "schema": {}}, type="json_schema"
+        ),
+    },
+    NamedSchema: {
+        "name": same("x", "y"),
+        "description": same("x", None),
+        "strict": same(True, False),
+        "definition": changes({"type": "null"}, {"type": "boolean"}),
     },
     Message: {
         "role": changes("user", "assistant"),
@@ -225,6 +240,13 @@ def of_part(inference: Inference, fields: Mapping[str, Any]) -> Keys:
     return of_message(inference, {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "x", **fields}]})
 
 
+def of_schema(inference: Inference, fields: Mapping[str, Any]) -> Keys:
+    named = {"name": "x", "schema": {"type": "null"}, **fields}
+    named["schema"] = named.pop("definition", named["schema"])
+    form = {"type": "json_schema", "json_schema": named}
+    return keys_of(inference, ChatRequest, {**SEEDED, "response_format": form})
+
+
 def of_submit(inference: Inference, fields: Mapping[str, Any]) -> Keys:
     return (answer_key(IDENTITY, msgspec.structs.replace(SUBMIT, **fields)),)
 
@@ -235,6 +257,10 @@ BUILDERS: dict[type, Callable[[Inference, Mapping[str, Any]], Keys]] = {
     CompletionRequest: lambda inference, fields: keys_of(inference, CompletionRequest, {**SEEDED, **fields}),
     Message: of_message,
     TextPart: of_part,
+    ResponseFormat: lambda inference, fields: keys_of(
+        inference, ChatRequest, {**SEEDED, "response_format": {"type": "text", **fields}}
+    ),
+    NamedSchema: of_schema,
     ToolCall: of_call,
     CalledFunction: lambda inference, fields: of_call(inference, {"function": {**CALL["function"], **fields}}),
     FunctionTool: of_tool,

@@ -1,0 +1,286 @@
+"""Which JSON schemas can be kept to the letter, and the last look at a text that was written by one.
+
+llguidance makes a grammar of a schema. It refuses most of what it can't enforce, and what it would pass over is refused
+here: keywords of other drafts, numbers that it rounds, patterns that mean something else in its syntax.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+from urllib.parse import unquote
+
+import jsonschema
+from jsonschema import validators
+from referencing import Registry
+
+DIALECTS = {
+    "http://json-schema.org/draft-04/schema": jsonschema.Draft4Validator,
+    "http://json-schema.org/draft-06/schema": jsonschema.Draft6Validator,
+    "http://json-schema.org/draft-07/schema": jsonschema.Draft7Validator,
+    "https://json-schema.org/draft/2019-09/schema": jsonschema.Draft201909Validator,
+    "https://json-schema.org/draft/2020-12/schema": jsonschema.Draft202012Validator,
+}
+FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
+# Doubles are exact up to here, and shortest decimals of so many digits are unique.
+MAX_NUMBER = 1 << 53
+MAX_DIGITS = 15
+# A multiple is found by a machine with so many states.
+MAX_MULTIPLE = 10_000
+# Each is compared with each.
+MAX_PATTERN_PROPERTIES = 64
+
+_UNENFORCED = frozenset(
+    "$dynamicAnchor $dynamicRef $recursiveAnchor $recursiveRef contains dependencies dependentRequired dependentSchemas"
+    " disallow divisibleBy else extends if maxContains minContains not propertyNames then unevaluatedItems"
+    " unevaluatedProperties uniqueItems x-guidance".split()
+)
+_MAPS = ("$defs", "definitions", "properties", "patternProperties")
+_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
+_SINGLES = ("additionalItems", "additionalProperties", "items")
+_NUMBERS = ("const", "enum", "exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum")
+_PATTERN_TOKEN = re.compile(r"\\.|\[\^?|\]|&&|--|~~|.", re.DOTALL)
+# Rounds of the look for recursion without an end; a chain of references may need as many as it is long.
+_MAX_ROUNDS = 100
+# What the grammar has no spelling for: with \u0000, all other characters would have a second one.
+_CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
+
+
+class Unenforceable(Exception):
+    """Says what of a schema can't be kept."""
+
+
+def check(schema: Mapping[str, Any]) -> None:
+    """Raises Unenforceable for a schema that is malformed, or that llguidance would not keep to the letter."""
+    dialect = _dialect(schema)
+    try:
+        # Without formats: Python's re has no say on patterns, some of which take it very long.
+        dialect.check_schema(schema, format_checker=jsonschema.FormatChecker(formats=()))
+    except jsonschema.SchemaError as error:
+        place = "/".join(str(step) for step in error.absolute_path)
+        raise Unenforceable(f"is no JSON schema: {error.message[:200]} (at #/{place})") from None
+    nodes = dict(_subschemas(schema, ""))
+    look = _Look(schema, dialect, nodes)
+    multiple = math.lcm(*(look.check(path, node) for path, node in nodes.items() if isinstance(node, dict)))
+    if multiple > MAX_MULTIPLE:
+        raise Unenforceable(f"multipleOf: multiples of {multiple}, of all together, take too long to find")
+    if _is_endless(nodes):
+        raise Unenforceable("no JSON meets it: it holds itself and never ends")
+
+
+def _dialect(schema: Mapping[str, Any]) -> Any:
+    name = schema.get("$schema")
+    if name is None:
+        return jsonschema.Draft202012Validator
+    found = DIALECTS.get(name.removesuffix("#")) if isinstance(name, str) else None
+    if found is None:
+        raise Unenforceable(f"$schema: {name!r:.200} is not known; there are: {', '.join(DIALECTS)}")
+    return found
+
+
+def _subschemas(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """All schemas in one, by their JSON pointers."""
+    yield path, node
+    if not isinstance(node, dict):
+        return
+    for word in _MAPS:
+        for name, member in node.get(word, {}).items():
+            yield from _subschemas(member, f"{path}/{word}/{name.replace('~', '~0').replace('/', '~1')}")
+    for word in _LISTS:
+        if isinstance(members := node.get(word), list):
+            for number, member in enumerate(members):
+                yield from _subschemas(member, f"{path}/{word}/{number}")
+    for word in _SINGLES:
+        if isinstance(member := node.get(word), dict | bool):
+            yield from _subschemas(member, f"{path}/{word}")
+
+
+class _Look:
+    """The look at each schema in one."""
+
+    def __init__(self, root: Mapping[str, Any], dialect: Any, nodes: Mapping[str, Any]) -> None:
+        self._dialect_name = root.get("$schema")
+        self._is_2020 = dialect is jsonschema.Draft202012Validator
+        self._id = "id" if dialect is jsonschema.Draft4Validator else "$id"
+        named = [node for node in nodes.values() if isinstance(node, dict)]
+        self._targets = {f"#{path}" for path in nodes}
+        self._targets |= {f"#{node['$anchor']}" for node in named if "$anchor" in node}
+        self._targets |= {node[self._id] for node in named if str(node.get(self._id)).startswith("#")}
+
+    def check(self, path: str, node: Mapping[str, Any]) -> int:
+        """The digits of its multipleOf, without the decimal point; 1 if it has none. Raises Unenforceable."""
+        problem = next(self._problems(path, node), None)
+        if problem is not None:
+            word, why = problem
+            raise Unenforceable(f"{word}: {why}" + (f" (at #{path})" if path else ""))
+        return _digits(node["multipleOf"]) if "multipleOf" in node else 1
+
+    def _problems(self, path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from ((word, "this keyword can't be enforced") for word in node if word in _UNENFORCED)
+        unknown = "additionalItems" if self._is_2020 else "prefixItems"
+        if unknown in node:
+            yield unknown, "the schema's dialect doesn't have this keyword"
+        if path and node.get("$schema", self._dialect_name) != self._dialect_name:
+            yield "$schema", "want one dialect for the whole schema"
+        if path and not str(node.get(self._id, "#")).startswith("#"):
+            yield self._id, "a schema inside can't have a name of its own; use $ref with #/$defs/NAME"
+        reference = node.get("$ref", "#")
+        if not isinstance(reference, str) or unquote(reference) not in self._targets:
+            yield "$ref", f"{reference!r:.200} is no schema inside this one, as #/$defs/NAME is; none is fetched"
+        yield from _number_problems(node)
+        yield from _text_problems(node)
+        if node.get("minProperties", 0) > len(node.get("required", ())) + 1:
+            yield "minProperties", "can only be enforced up to one more than are required: a name might come twice"
+        if len(node.get("patternProperties", ())) > MAX_PATTERN_PROPERTIES:
+            yield "patternProperties", f"at most {MAX_PATTERN_PROPERTIES} can be enforced"
+
+
+def _number_problems(node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for word in _NUMBERS:
+        for value in _leaves(node.get(word)):
+            if isinstance(value, int | float) and (
+                abs(value) > MAX_NUMBER or (isinstance(value, float) and len(str(_digits(value))) > MAX_DIGITS)
+            ):
+                yield word, f"{value} has more digits than can be enforced"
+
+
+def _text_problems(node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for word in ("const", "enum", "required", "properties"):
+        texts = node.get(word) if word == "properties" else _leaves(node.get(word))
+        if any(isinstance(text, str) and _CONTROL.search(text) for text in texts or ()):
+            yield word, "a text with control characters can't be enforced"
+    for word, patterns in (
+        ("pattern", [node.get("pattern", "")]),
+        ("patternProperties", node.get("patternProperties", ())),
+    ):
+        for pattern in patterns:
+            if (found := _ambiguous(pattern)) is not None:
+                yield word, f"{found} inside [] means several things; write it with \\"
+    if "format" in node and _may_be("string", node) and node["format"] not in FORMATS:
+        yield "format", f"{node['format']!r:.100} can't be enforced; there are: {', '.join(FORMATS)}"
+
+
+def _may_be(kind: str, node: Mapping[str, Any]) -> bool:
+    kinds = node.get("type", kind)
+    return kind in ([kinds] if isinstance(kinds, str) else kinds)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """All that is in a value, names too."""
+    yield value
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    for member in value if isinstance(value, list) else ():
+        yield from _leaves(member)
+
+
+def _digits(number: int | float) -> int:
+    _, digits, exponent = Decimal(str(number)).normalize().as_tuple()
+    return int("".join(map(str, digits)) + "0" * min(max(0, int(exponent)), MAX_DIGITS + 1))
+
+
+def _ambiguous(pattern: str) -> str | None:
+    """What in its character classes means one thing in JavaScript and another to llguidance."""
+    begun_by = ""
+    before = ""
+    for token in _PATTERN_TOKEN.findall(pattern):
+        if not begun_by:
+            begun_by = token if token.startswith("[") else ""
+        elif token in ("&&", "--", "~~") or token.startswith("[") or (token == "]" and before == begun_by):
+            return str(token)
+        elif token == "]":
+            begun_by = ""
+        before = token
+    return None
+
+
+def _is_endless(nodes: Mapping[str, Any]) -> bool:
+    """Whether no JSON with an end meets the schema, as far as its references to itself tell."""
+    found: set[str] = set()
+    for _ in range(_MAX_ROUNDS):
+        n_before = len(found)
+        # From the innermost outwards.
+        for path in reversed(list(nodes)):
+            if path not in found and _ends(path, nodes[path], nodes, found):
+                found.add(path)
+        if "" in found:
+            return False
+        if len(found) == n_before:
+            return True
+    return False
+
+
+def _ends(path: str, node: Any, nodes: Mapping[str, Any], found: set[str]) -> bool:
+    if not isinstance(node, dict) or "const" in node or "enum" in node:
+        return True
+    if "$ref" in node and (target := unquote(node["$ref"][1:])) in nodes and target not in found:
+        return False
+    if not all(f"{path}/allOf/{number}" in found for number in range(len(node.get("allOf", ())))):
+        return False
+    for word in ("anyOf", "oneOf"):
+        if word in node and not any(f"{path}/{word}/{number}" in found for number in range(len(node[word]))):
+            return False
+    if "type" not in node:
+        return True
+    kinds = [node["type"]] if isinstance(node["type"], str) else node["type"]
+    return any(_kind_ends(kind, path, node, nodes, found) for kind in kinds)
+
+
+def _kind_ends(kind: str, path: str, node: Mapping[str, Any], nodes: Mapping[str, Any], found: set[str]) -> bool:
+    def can(place: str) -> bool:
+        return place not in nodes or place in found
+
+    if kind == "object":
+        names = (name.replace("~", "~0").replace("/", "~1") for name in node.get("required", ()))
+        return all(can(f"{path}/properties/{name}") for name in names)
+    if kind == "array":
+        return all(
+            can(f"{path}/prefixItems/{number}")
+            and can(f"{path}/items/{number}")
+            and (f"{path}/prefixItems/{number}" in nodes or can(f"{path}/items"))
+            for number in range(min(int(node.get("minItems", 0)), 1024))
+        )
+    return True
+
+
+def violation(schema: Mapping[str, Any], value: Any) -> str | None:
+    """What of a value, read from JSON text, doesn't meet a schema that :func:`check` has passed; None: all does."""
+    validator = _last_look(_dialect(schema))(schema, registry=Registry())
+    error = next(validator.iter_errors(value), None)
+    return None if error is None else f"{error.message[:200]} (at {error.json_path[:200]})"
+
+
+# Patterns are not looked at again: Python's re may take for ever over one, while the grammar took no longer than the
+# text is. Neither are formats, which jsonschema doesn't check unless it is told to.
+def _pass_over(validator: Any, value: Any, instance: Any, schema: Mapping[str, Any]) -> None:
+    return None
+
+
+def _additional_properties(validator: Any, value: Any, instance: Any, schema: Mapping[str, Any]) -> Any:
+    if "patternProperties" in schema:  # which of the names are additional, only patterns can tell
+        return None
+    return jsonschema.Draft202012Validator.VALIDATORS["additionalProperties"](validator, value, instance, schema)
+
+
+def _multiple_of(validator: Any, value: Any, instance: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
+    """As decimals: 8.7 is a multiple of 0.1, which jsonschema's doubles deny."""
+    if validator.is_type(instance, "number") and math.isfinite(instance):
+        if (Fraction(str(instance)) / Fraction(str(value))).denominator != 1:
+            yield jsonschema.ValidationError(f"{instance} is not a multiple of {value}")
+
+
+@functools.cache
+def _last_look(dialect: Any) -> Any:
+    own = {
+        "pattern": _pass_over,
+        "patternProperties": _pass_over,
+        "additionalProperties": _additional_properties,
+        "multipleOf": _multiple_of,
+    }
+    return validators.extend(dialect, own)  # type: ignore[no-untyped-call]

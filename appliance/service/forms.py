@@ -1,0 +1,43 @@
+"""The look at the form that a text must have: before an engine is asked for it, and once it is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from appliance.chat.formats import Form, Verdicts, violation
+
+# A text of so many characters takes a few milliseconds; longer ones are looked at on a thread.
+_INLINE_CHARS = 2048
+
+
+class Forms:
+    """Of requests, before they are begun."""
+
+    def __init__(self) -> None:
+        self._verdicts = Verdicts()
+        self._turn = asyncio.Lock()
+
+    async def check(self, forms: Sequence[Form]) -> None:
+        """Raises InvalidRequest, naming what can't be kept to the letter."""
+        for form in forms:
+            if self._verdicts.is_quick(form):
+                self._verdicts.check(form)
+                continue
+            # One after the other: prompts of one request ask the same, and the second finds it known.
+            async with self._turn:
+                await asyncio.to_thread(self._verdicts.check, form)
+
+
+async def first_violation(grammar: str, texts: Sequence[str]) -> str | None:
+    """What of finished texts isn't as their grammar wants it."""
+    if not grammar:
+        return None
+    for text in texts:
+        if len(text) <= _INLINE_CHARS:
+            found = violation(grammar, text)
+        else:
+            found = await asyncio.to_thread(violation, grammar, text)
+        if found is not None:
+            return found
+    return None
