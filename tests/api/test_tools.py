@@ -16,30 +16,12 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from tests import fake_models
 from tests.api.answers import HIT, MISS, frames, state
+from tests.api.tools import CALL_ID, CITY, CLOCK, HEADER, NAMED, TOOLS, WEATHER, put_together, without_ids
 from tests.gateway import Gateway, engine_config, run_gateway
 from tests.response_cache import open_cache
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-CITY = {"type": "string", "enum": ["Wien", "Köln"]}
-WEATHER = {
-    "name": "weather",
-    "description": 'Says "sunny" or \\ "rainy"',
-    "parameters": {"type": "object", "properties": {"city": CITY}, "required": ["city"], "additionalProperties": False},
-}
-CLOCK = {"name": "what_is_the_time"}
-TOOLS = [{"type": "function", "function": function} for function in (WEATHER, CLOCK)]
-NAMED = {"type": "function", "function": {"name": "weather"}}
-CALL_ID = r"call_[0-9a-f]{24}"
-# A prompt of all that there is: the fake model goes on in the alphabet behind the last letter.
-TEMPLATE = """{% if tools %}{{ tools | tojson }}
-{% endif %}{% for message in messages %}{{ message.content or "" }}{% for call in message.tool_calls or [] %}<tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
-</tool_call>{% endfor %}
-{% endfor %}{{ messages[-1].content }}"""
-HEADER = msgspec.structs.replace(fake_models.HEADER, chat_template=TEMPLATE)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -57,44 +39,6 @@ async def choice_of(gateway: Gateway, **fields: Any) -> dict[str, Any]:
     assert response.status_code == 200, response.text
     (choice,) = response.json()["choices"]
     return dict(choice)
-
-
-def put_together(chunks: list[dict[str, Any]], index: int = 0) -> dict[str, Any]:
-    """The choice that a stream's frames make up, as a client would add them."""
-    message: dict[str, Any] = {"role": None, "content": ""}
-    calls: list[dict[str, Any]] = []
-    reason = None
-    for chunk in chunks:
-        for choice in chunk["choices"]:
-            if choice["index"] != index:
-                continue
-            assert reason is None, "nothing follows the reason"
-            reason = choice["finish_reason"]
-            delta = choice["delta"]
-            message["role"] = delta.get("role", message["role"])
-            message["content"] += delta.get("content", "")
-            for part in delta.get("tool_calls", ()):
-                if "id" in part:
-                    assert part["index"] == len(calls), "calls begin in their order"
-                    assert set(part) == {"index", "id", "type", "function"}
-                    assert part["function"]["arguments"] == ""
-                    calls.append({"id": part["id"], "type": part["type"], "function": dict(part["function"])})
-                else:
-                    assert part.keys() == {"index", "function"}
-                    assert part["function"].keys() == {"arguments"}
-                    calls[part["index"]]["function"]["arguments"] += part["function"]["arguments"]
-            if function := delta.get("function_call"):
-                held = message.setdefault("function_call", {"name": function.get("name"), "arguments": ""})
-                held["arguments"] += function["arguments"]
-    if calls:
-        message |= {"content": message["content"] or None, "tool_calls": calls}
-    if "function_call" in message:
-        message["content"] = message["content"] or None
-    return {"index": index, "message": {**message, "refusal": None}, "logprobs": None, "finish_reason": reason}
-
-
-def without_ids(choice: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(re.sub(CALL_ID, "ID", json.dumps(choice)))  # type: ignore[no-any-return]
 
 
 async def test_a_whole_answer_with_a_call(gateway: Gateway) -> None:
@@ -223,6 +167,12 @@ async def test_the_older_form_is_answered_in_the_older_form(gateway: Gateway) ->
     assert named["finish_reason"] == "stop"
     text = await choice_of(gateway, **fields, function_call="auto")
     assert text["message"] == {"role": "assistant", "content": "bcdefghijklmnopqrstuvwxyz", "refusal": None}
+
+
+async def test_the_older_form_has_one_call(gateway: Gateway) -> None:
+    choice = await choice_of(gateway, tools=None, functions=[CLOCK], function_call="required")
+    assert choice["message"]["function_call"] == {"name": "what_is_the_time", "arguments": "{}"}
+    assert choice["finish_reason"] == "function_call"
 
 
 async def test_what_a_tool_said_goes_back_in(gateway: Gateway) -> None:
