@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,12 @@ _STYLE: Any = {"whitespace_flexible": False, "json_allowed_escapes": 'nrbtf\\"'}
 INLINE_CHARS = 1024
 # Verdicts that are kept, each of a hundred bytes.
 MAX_KNOWN = 1024
+
+# llguidance goes through rules by recursion: from some two thousand on it could take the process with it.
+MAX_RULES = 500
+_RULE = re.compile(r"[\w\]}]\s*:")
+# What turns GBNF into Lark takes a quarter of a second for four times as much, and the event loop waits for it.
+MAX_GBNF_CHARS = 8 * 1024
 
 # Of a rule in Lark; the engine samples in one way from beginning to end, and takes nothing back.
 _RULE_OPTIONS = re.compile(r"^[ \t]*[\w-]+\[[^\]\n]*?\b(stop|temperature)\b", re.MULTILINE)
@@ -64,6 +70,10 @@ def _lark(text: str) -> str:
         raise InvalidRequest("grammar: want one in Lark or GBNF", param="grammar")
     if "::=" not in text:
         return text
+    if len(text) > MAX_GBNF_CHARS:
+        raise InvalidRequest(
+            f"grammar: at most {MAX_GBNF_CHARS} characters of GBNF are supported; write it in Lark", param="grammar"
+        )
     try:
         return gbnf_to_lark(text)
     except RecursionError:
@@ -79,12 +89,17 @@ class Verdicts:
         # By the hash of a grammar; empty: it can be kept.
         self._known: OrderedDict[bytes, str] = OrderedDict()
 
-    def is_quick(self, form: Form) -> bool:
-        """Whether :meth:`check` takes no longer than a few milliseconds."""
-        return len(form.grammar) <= INLINE_CHARS or _hash(form.grammar) in self._known
+    def are_quick(self, forms: Sequence[Form]) -> bool:
+        """Whether :meth:`check` of all of them takes no longer than a few milliseconds."""
+        unknown = (len(form.grammar) for form in forms if _hash(form.grammar) not in self._known)
+        return sum(unknown) <= INLINE_CHARS
 
-    def check(self, form: Form) -> None:
+    def check(self, forms: Sequence[Form]) -> None:
         """Raises InvalidRequest, naming what can't be kept. No model is needed to tell."""
+        for form in forms:
+            self._check(form)
+
+    def _check(self, form: Form) -> None:
         key = _hash(form.grammar)
         problem = self._known.get(key)
         if problem is None:
@@ -140,6 +155,8 @@ def _problem(grammar: str) -> str | None:
 
 def _check_lark(grammar: str) -> None:
     """Raises Unenforceable for what llguidance would pass over, or take too long for."""
+    if len(_RULE.findall(grammar)) > MAX_RULES:
+        raise Unenforceable(f"at most {MAX_RULES} rules are supported")
     if (found := _RULE_OPTIONS.search(grammar)) is not None:
         raise Unenforceable(f"the rule option {found[1]} is not supported")
     for found in re.finditer(r"%json\s*", grammar):
@@ -171,7 +188,7 @@ _WORDS = tuple(
         (r"Unsatisfiable schema: (.*)", r"no JSON meets it: \1"),
         (r"min/maxProperties only supported when", r"minProperties, maxProperties: can only be enforced when"),
         (r"patternProperty regexes (.*)", r"patternProperties: \1"),
-        (r"regex parse error:\s+(.*?)\n.*error: (.*)", r"pattern: \2: \1"),
+        (r"regex parse error:\s+(.*?)\n.*?error: ([^\n]*)", r"pattern: \2: \1"),
         (
             r"lookarounds not supported yet; \w+ in regex (.*)",
             r"pattern: lookarounds, ^ and $ inside, and \\b can't be"

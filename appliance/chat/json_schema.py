@@ -34,6 +34,8 @@ MAX_DIGITS = 15
 MAX_MULTIPLE = 10_000
 # Each is compared with each.
 MAX_PATTERN_PROPERTIES = 64
+# llguidance goes into references by recursion: from some two thousand levels on it would take the process with it.
+MAX_LEVELS = 1000
 
 _UNENFORCED = frozenset(
     "$dynamicAnchor $dynamicRef $recursiveAnchor $recursiveRef contains dependencies dependentRequired dependentSchemas"
@@ -64,7 +66,12 @@ def check(schema: Mapping[str, Any]) -> None:
     except jsonschema.SchemaError as error:
         place = "/".join(str(step) for step in error.absolute_path)
         raise Unenforceable(f"is no JSON schema: {error.message[:200]} (at #/{place})") from None
-    nodes = dict(_subschemas(schema, ""))
+    nodes: dict[str, Any] = {}
+    heights: dict[str, int] = {}
+    _collect(schema, "", nodes, heights)
+    targets = {unquote(str(node["$ref"])[1:]) for node in nodes.values() if isinstance(node, dict) and "$ref" in node}
+    if sum(heights.get(target, 0) for target in targets) > MAX_LEVELS:
+        raise Unenforceable(f"$ref: what is referred to has more than {MAX_LEVELS} levels, all together")
     look = _Look(schema, dialect, nodes)
     multiple = math.lcm(*(look.check(path, node) for path, node in nodes.items() if isinstance(node, dict)))
     if multiple > MAX_MULTIPLE:
@@ -83,21 +90,33 @@ def _dialect(schema: Mapping[str, Any]) -> Any:
     return found
 
 
-def _subschemas(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """All schemas in one, by their JSON pointers."""
-    yield path, node
-    if not isinstance(node, dict):
-        return
+def _collect(node: Any, path: str, nodes: dict[str, Any], heights: dict[str, int]) -> int:
+    """Puts all schemas in one, and how many levels each has, by their JSON pointers; gives its own levels."""
+    nodes[path] = node
+    inside = 0
+    if isinstance(node, dict):
+        for step, member in _members(node):
+            inside = max(inside, _collect(member, f"{path}/{step}", nodes, heights))
+    heights[path] = inside + 1
+    return inside + 1
+
+
+def _members(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for word in _MAPS:
         for name, member in node.get(word, {}).items():
-            yield from _subschemas(member, f"{path}/{word}/{name.replace('~', '~0').replace('/', '~1')}")
+            yield f"{word}/{_escaped(name)}", member
     for word in _LISTS:
         if isinstance(members := node.get(word), list):
             for number, member in enumerate(members):
-                yield from _subschemas(member, f"{path}/{word}/{number}")
+                yield f"{word}/{number}", member
     for word in _SINGLES:
         if isinstance(member := node.get(word), dict | bool):
-            yield from _subschemas(member, f"{path}/{word}")
+            yield word, member
+
+
+def _escaped(name: str) -> str:
+    """As a step of a JSON pointer."""
+    return name.replace("~", "~0").replace("/", "~1")
 
 
 class _Look:
@@ -237,8 +256,7 @@ def _kind_ends(kind: str, path: str, node: Mapping[str, Any], nodes: Mapping[str
         return place not in nodes or place in found
 
     if kind == "object":
-        names = (name.replace("~", "~0").replace("/", "~1") for name in node.get("required", ()))
-        return all(can(f"{path}/properties/{name}") for name in names)
+        return all(can(f"{path}/properties/{_escaped(name)}") for name in node.get("required", ()))
     if kind == "array":
         return all(
             can(f"{path}/prefixItems/{number}")

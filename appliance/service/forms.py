@@ -20,13 +20,12 @@ class Forms:
 
     async def check(self, forms: Sequence[Form]) -> None:
         """Raises InvalidRequest, naming what can't be kept to the letter."""
-        for form in forms:
-            if self._verdicts.is_quick(form):
-                self._verdicts.check(form)
-                continue
-            # One after the other: prompts of one request ask the same, and the second finds it known.
-            async with self._turn:
-                await asyncio.to_thread(self._verdicts.check, form)
+        if self._verdicts.are_quick(forms):
+            self._verdicts.check(forms)
+            return
+        # One after the other: prompts of one request ask the same, and the second finds it known.
+        async with self._turn:
+            await asyncio.to_thread(self._verdicts.check, forms)
 
 
 async def first_violation(grammar: str, texts: Sequence[str]) -> str | None:
