@@ -148,6 +148,8 @@ def _problem(grammar: str) -> str | None:
             _check_lark(grammar)
     except Unenforceable as error:
         return str(error)
+    except RecursionError:
+        return "is nested too deep"
     is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
     # Without a model there are warnings that names of control tokens can't be looked at.
     return _in_words(messages[0]) if is_error else None
@@ -164,6 +166,8 @@ def _check_lark(grammar: str) -> None:
             schema, _ = _decoder.raw_decode(grammar, found.end())
         except (ValueError, RecursionError) as error:
             raise Unenforceable(f"what stands behind %json is no JSON: {error}") from None
+        if not isinstance(schema, dict):
+            raise Unenforceable("want an object behind %json")
         json_schema.check({name: value for name, value in schema.items() if name != "x-guidance"})
 
 
