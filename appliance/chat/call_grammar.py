@@ -13,6 +13,7 @@ from typing import Any
 
 from appliance.chat.argument_types import properties_of, resolved, types_of
 from appliance.chat.dialect import Dialect, JSONArguments, Piece, TaggedArguments
+from appliance.chat.formats import JSON_STYLE
 from appliance.chat.tools import Tool
 from appliance.engine.control_tokens import special_token
 from appliance.errors import InvalidRequest
@@ -84,7 +85,7 @@ class _Builder:
     def _call(self, number: int, tool: Tool) -> str:
         form = self._dialect.arguments
         if isinstance(form, JSONArguments):
-            arguments = self._json(tool, tool.schema, form)
+            arguments = self._json(tool.schema, form)
         else:
             arguments = self._tagged(form, tool)
         head = self._joined(tool.name, self._dialect.after_name)
@@ -104,7 +105,8 @@ class _Builder:
     def _tagged(self, form: TaggedArguments, tool: Tool) -> str:
         root = tool.parameters
         schema, properties = resolved(root, root), properties_of(root)
-        required = [key for key in schema.get("required") or () if isinstance(key, str)]
+        required = schema.get("required")
+        required = [key for key in required if isinstance(key, str)] if isinstance(required, list) else []
         if not properties and not required:
             self._check(tool, not tool.strict or schema.get("additionalProperties") is False, "its parameters")
             if schema.get("additionalProperties") is False:
@@ -121,7 +123,7 @@ class _Builder:
     def _value(self, form: TaggedArguments, tool: Tool, key: str, schema: Any) -> str:
         root = tool.parameters
         types = types_of(schema, root)
-        as_json = self._json(tool, _with_definitions(schema, root), JSONArguments())
+        as_json = self._json(_with_definitions(schema, root), JSONArguments())
         as_json = f"{self._fixed(form.before_json)} {as_json}"
         as_json += f" {self._fixed(form.after_value)}"
         if types and "string" not in types:
@@ -148,10 +150,9 @@ class _Builder:
 
     # What they are made of.
 
-    def _json(self, tool: Tool, schema: Mapping[str, Any], form: JSONArguments) -> str:
+    def _json(self, schema: Mapping[str, Any], form: JSONArguments) -> str:
         style = {
-            "lenient": not tool.strict,  # without strict, what can't be enforced is passed over
-            "whitespace_flexible": False,
+            **JSON_STYLE,
             "item_separator": form.item_separator,
             "key_separator": form.key_separator,
         }

@@ -22,7 +22,7 @@ from appliance.schemas.sampling import GenerationFields
 
 # How JSON is written: in as few tokens as can be, and each text in one spelling only. With \u a second one of a
 # property's name would pass for the name of another.
-_STYLE: Any = {"whitespace_flexible": False, "json_allowed_escapes": 'nrbtf\\"'}
+JSON_STYLE: Any = {"whitespace_flexible": False, "json_allowed_escapes": 'nrbtf\\"'}
 
 # Smaller ones take no longer than a few milliseconds.
 INLINE_CHARS = 1024
@@ -62,7 +62,7 @@ def form_of(fields: GenerationFields) -> Form | None:
 
 def schema_form(schema: Mapping[str, Any], param: str) -> Form:
     """That of a text that is JSON by a schema."""
-    return Form(LLMatcher.grammar_from_json_schema(orjson.dumps(schema).decode(), overrides=_STYLE), param)
+    return Form(LLMatcher.grammar_from_json_schema(orjson.dumps(schema).decode(), overrides=JSON_STYLE), param)
 
 
 def _lark(text: str) -> str:
@@ -133,7 +133,7 @@ def _schema(grammar: str) -> dict[str, Any] | None:
         return None
     (made,) = orjson.loads(grammar)["grammars"]
     schema: dict[str, Any] = made["json_schema"]
-    if schema["x-guidance"] == _STYLE:
+    if schema["x-guidance"] == JSON_STYLE:
         del schema["x-guidance"]
     return schema
 

@@ -80,6 +80,24 @@ def check(schema: Mapping[str, Any]) -> None:
         raise Unenforceable("no JSON meets it: it holds itself and never ends")
 
 
+def unenforceable(schema: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """The keywords that :func:`check` refuses by themselves, each with the part of the schema in which it stands.
+
+    Raises Unenforceable for an unknown dialect.
+    """
+    nodes: dict[str, Any] = {}
+    _collect(schema, "", nodes, {})
+    look = _Look(schema, _dialect(schema), nodes)
+    return [(n, word) for path, n in nodes.items() if isinstance(n, dict) for word, _ in look.problems(path, n)]
+
+
+def subschemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Itself, and all schemas in it that are objects."""
+    nodes: dict[str, Any] = {}
+    _collect(schema, "", nodes, {})
+    return [node for node in nodes.values() if isinstance(node, dict)]
+
+
 def _dialect(schema: Mapping[str, Any]) -> Any:
     name = schema.get("$schema")
     if name is None:
@@ -133,13 +151,14 @@ class _Look:
 
     def check(self, path: str, node: Mapping[str, Any]) -> int:
         """The digits of its multipleOf, without the decimal point; 1 if it has none. Raises Unenforceable."""
-        problem = next(self._problems(path, node), None)
+        problem = next(self.problems(path, node), None)
         if problem is not None:
             word, why = problem
             raise Unenforceable(f"{word}: {why}" + (f" (at #{path})" if path else ""))
         return _digits(node["multipleOf"]) if "multipleOf" in node else 1
 
-    def _problems(self, path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    def problems(self, path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Keywords that can't be enforced, and why."""
         yield from ((word, "this keyword can't be enforced") for word in node if word in _UNENFORCED)
         unknown = "additionalItems" if self._is_2020 else "prefixItems"
         if unknown in node:

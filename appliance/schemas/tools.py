@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from appliance.schemas.formats import JSONSchema
 from appliance.schemas.sampling import Text
 
 MAX_TOOLS = 128
@@ -19,13 +20,15 @@ ToolName = Annotated[Text, Field(pattern=r"^[\w-]{1,64}$")]
 
 
 class FunctionDefinition(BaseModel):
-    """``parameters`` is a JSON schema; left out, the function takes none."""
+    """Left out, ``parameters`` says that the function takes none. With ``strict`` they are kept to the letter, or the
+    request is refused; without, what can't be enforced of them is passed over.
+    """
 
     model_config = ConfigDict(strict=True)
 
     name: ToolName
     description: Text | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JSONSchema | None = None
     strict: bool | None = None
 
 
@@ -107,10 +110,7 @@ def _sound(functions: Sequence[FunctionDefinition]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two functions have the name {name!r}")
-    try:
-        size = len(orjson.dumps([function.model_dump() for function in functions]))
-    except TypeError as error:  # too deep, half a character, or a number of more than 64 bits
-        raise ValueError(f"the definitions can't be written as JSON: {error}") from None
+    size = len(orjson.dumps([function.model_dump() for function in functions]))
     if size > MAX_TOOLS_BYTES:
         raise ValueError(f"the definitions take {size} bytes of JSON; at most {MAX_TOOLS_BYTES} are allowed")
 

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from appliance.chat.formats import form_of, schema_form
+from appliance.chat.formats import form_of
 from appliance.engine.messages import Detokenize, Detokenized, Failed, PromptPart, Submit, Tokenize, Tokenized
 from appliance.engine.params import SamplingParams
 from appliance.errors import ENGINE_ERRORS, EngineFailed, InvalidRequest
@@ -108,10 +108,7 @@ class Inference:
                 "them out",
                 param=form.param,
             )
-        forms = [form] if form is not None else []
-        if tool_use is not None:
-            param = "functions.{}.parameters" if tool_use.is_legacy else "tools.{}.function.parameters"
-            forms += [schema_form(tool.parameters, param.format(n)) for n, tool in enumerate(tool_use.tools)]
+        forms = tool_use.forms if tool_use is not None else (form,) if form is not None else ()
         params = sampling_params(request, model.sampling)
         generations = []
         for number, prompt in enumerate(prompts):

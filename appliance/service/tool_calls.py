@@ -7,11 +7,13 @@ whole or as it comes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
 from appliance.chat.dialect import Dialect
+from appliance.chat.formats import Form, schema_form
+from appliance.chat.relaxed_schema import relaxed
 from appliance.chat.tools import CallArguments, CallBegun, CallEvent, Content, Tool
 from appliance.errors import InvalidRequest
 from appliance.schemas.chat import ChatRequest
@@ -26,12 +28,14 @@ _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": Fal
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """``tools`` are in the prompt, ``grammar`` lets those be called that may be. ``is_named``: the one that must be was
-    named. ``is_legacy``: they came as ``functions``, and are answered so.
+    """``tools`` are in the prompt, ``grammar`` lets those be called that may be. ``forms`` are what must be enforced of
+    their arguments. ``is_named``: the one that must be called was named. ``is_legacy``: they came as ``functions``, and
+    are answered so.
     """
 
     tools: tuple[Tool, ...]
     grammar: str
+    forms: tuple[Form, ...]
     dialect: Dialect
     is_named: bool
     is_legacy: bool
@@ -115,9 +119,11 @@ def tool_use(model: ServedModel, request: ChatRequest) -> ToolUse | None:
     """
     if not request.may_call or model.dialect is None:
         return None
-    tools = offered_tools(request.offered, "functions.{}" if request.functions else TOOL_PARAM)
+    param = "functions.{}" if request.functions else TOOL_PARAM
+    tools = offered_tools(request.offered, param)
+    enforced = [tool if tool.strict else replace(tool, parameters=relaxed(tool.parameters)) for tool in tools]
     choice = request.choice
-    callable_tools = [tool for tool in tools if choice.names is None or tool.name in choice.names]
+    callable_tools = [tool for tool in enforced if choice.names is None or tool.name in choice.names]
     is_named = choice.function is not None
     meant = choice.function.name if choice.function is not None else "required" if choice.must_call else "auto"
     # A named function is called once; the older form has no place for a second call.
@@ -125,6 +131,7 @@ def tool_use(model: ServedModel, request: ChatRequest) -> ToolUse | None:
     return ToolUse(
         tools=tools,
         grammar=model.dialect.grammar(callable_tools, meant, parallel=is_parallel),
+        forms=tuple(schema_form(tool.schema, f"{param.format(n)}.parameters") for n, tool in enumerate(enforced)),
         dialect=model.dialect,
         is_named=is_named,
         is_legacy=bool(request.functions),

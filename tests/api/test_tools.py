@@ -190,24 +190,58 @@ async def test_what_a_tool_said_goes_back_in(gateway: Gateway) -> None:
     assert "'call_0'" in refused.json()["error"]["message"]
 
 
+def with_city(**city: Any) -> dict[str, Any]:
+    return {**WEATHER, "parameters": {**WEATHER["parameters"], "properties": {"city": city}}}
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
         ({"name": "f", "parameters": {"type": "string"}}, "of the type 'object'"),
         ({"name": "f", "parameters": {"type": ["object", "null"]}}, "of the type 'object'"),
+        ({"name": "f", "parameters": {"properties": 5}}, "is no JSON schema"),
+        ({"name": "f", "parameters": {"required": 5, "type": "object"}}, "is no JSON schema"),
+        (with_city(enum=[]), "is no JSON schema|no JSON meets it"),
+        ({**with_city(type="array", uniqueItems=True), "strict": True}, "uniqueItems: .*can't be enforced"),
+        ({**with_city(type="string", pattern="(?=K)"), "strict": True}, "pattern: look-around"),
+        ({**with_city(oneOf=[{"minimum": 1}, {"type": "integer"}]), "strict": True}, "oneOf: can only"),
+        ({**with_city(**{"$ref": "http://example.com/city"}), "strict": True}, r"\$ref: .*none is fetched"),
     ],
 )
 async def test_parameters_that_cannot_be_kept_to_are_refused(
     gateway: Gateway, function: dict[str, Any], words: str
 ) -> None:
     for fields, param in (
-        ({"tools": [TOOLS[0], {"type": "function", "function": function}]}, "tools.1.function.parameters"),
-        ({"tools": None, "functions": [function]}, "functions.0.parameters"),
+        ({"tools": [TOOLS[0], {"type": "function", "function": {**function, "name": "f"}}]}, "tools.1.function"),
+        ({"tools": None, "functions": [function]}, "functions.0"),
     ):
         response = await ask(gateway, **fields)
         error = response.json()["error"]
-        assert (response.status_code, error["param"]) == (400, param)
-        assert words in error["message"]
+        assert (response.status_code, error["param"]) == (400, f"{param}.parameters")
+        assert re.search(words, error["message"])
+
+
+async def test_without_strict_what_cannot_be_enforced_is_passed_over_and_the_rest_is_kept(gateway: Gateway) -> None:
+    city = {"type": "string", "enum": ["Köln"], "format": "city", "pattern": "(?=K)", "not": {"const": ""}}
+    function = {**with_city(**city), "strict": False}
+    function["parameters"] = {**function["parameters"], "propertyNames": {"maxLength": 9}, "$schema": "my own"}
+    choice = await choice_of(gateway, tools=[{"type": "function", "function": function}], tool_choice=NAMED)
+    (call,) = choice["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"city": "Köln"}
+
+
+async def test_a_hundred_kilobytes_of_tools_are_no_matter() -> None:
+    tools = [
+        {"type": "function", "function": {**WEATHER, "name": f"weather_{number}", "description": "x" * 700}}
+        for number in range(100)
+    ]
+    assert len(json.dumps(tools)) > 90_000
+    async with run_gateway(engine_config(n_ctx=1 << 20), header=HEADER) as gateway:
+        named = {"type": "function", "function": {"name": "weather_99"}}
+        for choice, name in (("required", "weather_0"), (named, "weather_99")):
+            found = await choice_of(gateway, tools=tools, tool_choice=choice, parallel_tool_calls=False)
+            assert found["message"]["tool_calls"][0]["function"]["name"] == name
+            assert json.loads(found["message"]["tool_calls"][0]["function"]["arguments"])["city"] in CITY["enum"]
 
 
 async def test_more_tools_than_the_context_holds(gateway: Gateway) -> None:

@@ -66,7 +66,7 @@ def test_references_inside_of_a_tool_s_schema() -> None:
 
 
 def test_odd_characters_in_names_values_and_descriptions() -> None:
-    odd = 'a "b" \\ \x01 \n ü 😀 </tool_call> %json {'
+    odd = 'a "b" \\ \n ü 😀 </tool_call> %json {'
     tool = Tool("größe-Ж_1", odd, {"type": "object", "properties": {odd: {"enum": [odd, "x"], "description": odd}}})
     grammar = Grammar(GENERIC.grammar([tool], "required", parallel=False), GENERIC)
     text = GENERIC.write([("", tool.name, {odd: odd})])
