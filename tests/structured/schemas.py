@@ -99,7 +99,7 @@ KEPT: dict[str, dict[str, Any]] = {
     "null": {"type": "null"},
     "boolean": {"type": "boolean"},
     "integer": {"type": "integer", "minimum": -1000, "maximum": 1000},
-    "number": {"type": "number", "minimum": -10, "maximum": 10},
+    "number": {"type": "number", "minimum": -10, "maximum": 10, "multipleOf": 0.5},
     "string": {"type": "string", "maxLength": 30},
     "several types": {"type": ["boolean", "null"]},
     "nullable text": {"type": ["string", "null"], "maxLength": 10},
@@ -151,9 +151,9 @@ KEPT: dict[str, dict[str, Any]] = {
     "integer range": {"type": "integer", "minimum": 17, "maximum": 23},
     "integer range of fractions": {"type": "integer", "minimum": 1.5, "maximum": 3.2},
     "exclusive range": {"type": "integer", "exclusiveMinimum": 0, "exclusiveMaximum": 4},
-    "number range": {"type": "number", "minimum": 0.5, "maximum": 0.75},
-    "exclusive number range": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
-    "small numbers": {"type": "number", "minimum": 1e-9, "maximum": 2e-9},
+    "number range": {"type": "number", "minimum": 0.5, "maximum": 0.75, "multipleOf": 0.05},
+    "exclusive number range": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "multipleOf": 0.1},
+    "small numbers": {"type": "number", "minimum": 1e-9, "maximum": 2e-9, "multipleOf": 1e-9},
     "multiple": {"type": "integer", "multipleOf": 7, "minimum": 0, "maximum": 700},
     "multiple of a hundredth": {"type": "number", "multipleOf": 0.01, "minimum": 0, "maximum": 100},
     "draft 4's exclusive": {
@@ -248,7 +248,15 @@ KEPT: dict[str, dict[str, Any]] = {
     "draft 7's anchor": {"$schema": DRAFT_7, "allOf": [{"$ref": "#a"}], "definitions": {"a": {"$id": "#a", **DIGIT}}},
     "draft 4's anchor": {"$schema": DRAFT_4, "allOf": [{"$ref": "#a"}], "definitions": {"a": {"id": "#a", **DIGIT}}},
     "list by recursion": closed(value=DIGIT, next={"anyOf": [{"type": "null"}, {"$ref": "#"}]}),
-    "tree by recursion": closed(children={"type": "array", "items": {"$ref": "#"}, "maxItems": 2}),
+    "expression by recursion": ref(
+        "e",
+        e={
+            "anyOf": [
+                {"enum": ["x", "y"]},
+                {"type": "array", "items": {"$ref": "#/$defs/e"}, "minItems": 2, "maxItems": 2},
+            ]
+        },
+    ),
     # Combinations.
     "anyOf": {"anyOf": [DIGIT, {"type": "boolean"}, WORD]},
     "anyOf of objects": {"anyOf": [closed(a=DIGIT), closed(b={"type": "boolean"})]},
@@ -271,10 +279,24 @@ KEPT: dict[str, dict[str, Any]] = {
     "pydantic: nested": Weather.model_json_schema(),
     "pydantic: lists of models": Solution.model_json_schema(),
     "pydantic: discriminated union": Owner.model_json_schema(),
-    "pydantic: recursive": Node.model_json_schema(),
     "pydantic: tuples and floats": Line.model_json_schema(),
     # Its dialect said.
     "2020-12": {"$schema": DRAFT_2020, "$id": "https://example.com/a", **DIGIT},
+}
+
+# Kept as well, but a small model may write them for ever.
+ENDLESS: dict[str, dict[str, Any]] = {
+    "anything": {},
+    "any object": {"type": "object"},
+    "any array": {"type": "array"},
+    "any text": {"type": "string"},
+    "any integer": {"type": "integer"},
+    "any number": {"type": "number"},
+    "any number of a range": {"type": "number", "exclusiveMinimum": 0, "maximum": 0.75},
+    "any number from 10 on": {"type": "number", "minimum": 10},
+    "open object": {"type": "object", "properties": {"a": DIGIT}, "required": ["b"]},
+    "tree by recursion": closed(children={"type": "array", "items": {"$ref": "#"}, "maxItems": 2}),
+    "pydantic: recursive": Node.model_json_schema(),
 }
 
 # By the word that the refusal names.
