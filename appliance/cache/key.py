@@ -22,7 +22,7 @@ import appliance
 from appliance.engine.messages import Submit
 from appliance.engine.params import SamplingParams
 
-VERSION = 1
+VERSION = 2
 
 # Who asks, and when it is their turn. The scope stays.
 _ASKER = {"request_id", "key", "weight", "is_batch"}

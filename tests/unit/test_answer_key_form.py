@@ -1,0 +1,67 @@
+"""The form of an answer's key: pinned, so that no change of it goes by unnoticed."""
+
+from __future__ import annotations
+
+import pytest
+
+import appliance
+from appliance.cache.key import VERSION, ModelIdentity, answer_key, is_deterministic
+from appliance.engine.messages import PromptPart, Submit
+from appliance.engine.params import SamplingParams
+
+IDENTITY = ModelIdentity("0" * 64, "1" * 64, "build", "f16", "f16")
+SUBMIT = Submit("r", parts=(PromptPart("x", True),), params=SamplingParams(seed=1))
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        (SamplingParams(), False),
+        (SamplingParams(temperature=0.0), True),
+        (SamplingParams(temperature=0.5), False),
+        (SamplingParams(seed=0), True),
+        (SamplingParams(top_k=1), False),
+    ],
+)
+def test_an_answer_may_be_kept_if_nothing_is_drawn_or_by_a_given_seed(params: SamplingParams, expected: bool) -> None:
+    assert is_deterministic(params) is expected
+
+
+def test_the_form_of_the_key_is_as_its_version_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, requests have other keys than before: raise VERSION, and pin what they are now."""
+    monkeypatch.setattr(appliance, "__version__", "0")
+    full = Submit(
+        "r",
+        parts=(PromptPart("<|user|>", True), PromptPart("hé", False)),
+        params=SamplingParams(
+            temperature=0.5, top_k=3, repeat_penalty=1.1, dry_multiplier=0.8, logit_bias={10: 1.0, 9: -1.5}, seed=-7
+        ),
+        n=2,
+        max_tokens=9,
+        stop=("b", "a", "b"),
+        top_logprobs=1,
+        ignore_eos=True,
+        echo=True,
+        grammar="start: /[a-z]/",
+        shown_tokens=("[TOOL_CALLS]",),
+        scope="key:1",
+        key="k",
+        weight=2.0,
+        is_batch=True,
+    )
+    least = Submit("r", tokens=(1, 2), params=SamplingParams(temperature=0.0))
+    found = (VERSION, answer_key(IDENTITY, full).hex(), answer_key(IDENTITY, least).hex())
+    assert found == PINNED
+
+
+PINNED = (
+    2,
+    "2a1ff9521ce162fcf126de7b0d97c5559ffc03e62ef8a3794a9530847e6a749c",
+    "52a89e820b7ec10e9966a29eca1d58edde4d8a6afe900a7f7673e0b75d9c3f6b",
+)
+
+
+def test_every_release_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = answer_key(IDENTITY, SUBMIT)
+    monkeypatch.setattr(appliance, "__version__", "99.0")
+    assert answer_key(IDENTITY, SUBMIT) != before
