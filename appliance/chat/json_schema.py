@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -45,6 +45,8 @@ _UNENFORCED = frozenset(
 _MAPS = ("$defs", "definitions", "properties", "patternProperties")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _SINGLES = ("additionalItems", "additionalProperties", "items")
+_MERGED = {"$ref", "anyOf", "oneOf"}
+_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 _NUMBERS = ("const", "enum", "exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum")
 _PATTERN_TOKEN = re.compile(r"\\.|\[\^?|\]|&&|--|~~|.", re.DOTALL)
 # Rounds of the look for recursion without an end; a chain of references may need as many as it is long.
@@ -76,6 +78,7 @@ def check(schema: Mapping[str, Any]) -> None:
     multiple = math.lcm(*(look.check(path, node) for path, node in nodes.items() if isinstance(node, dict)))
     if multiple > MAX_MULTIPLE:
         raise Unenforceable(f"multipleOf: multiples of {multiple}, of all together, take too long to find")
+    _check_bounds([node for node in nodes.values() if isinstance(node, dict)])
     if _is_endless(nodes):
         raise Unenforceable("no JSON meets it: it holds itself and never ends")
 
@@ -176,6 +179,32 @@ class _Look:
             yield "minProperties", "can only be enforced up to one more than are required: a name might come twice"
         if len(node.get("patternProperties", ())) > MAX_PATTERN_PROPERTIES:
             yield "patternProperties", f"at most {MAX_PATTERN_PROPERTIES} can be enforced"
+
+
+def _check_bounds(nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Raises Unenforceable for an open bound that is whole, with another less than 1 away: llguidance lets it in.
+
+    Bounds may come together from several places where schemas are merged.
+    """
+    merged = any("allOf" in node or (_MERGED & node.keys() and _BOUNDS & node.keys()) for node in nodes)
+    together = [nodes] if merged else [[node] for node in nodes if node.get("type") != "integer"]
+    for members in together:
+        lows = {node["minimum"] for node in members if "minimum" in node}
+        highs = {node["maximum"] for node in members if "maximum" in node}
+        # Draft 4 has true here, which makes an open bound of the other word's.
+        open_lows = {_open(node, "exclusiveMinimum", "minimum") for node in members} - {None}
+        open_highs = {_open(node, "exclusiveMaximum", "maximum") for node in members} - {None}
+        for word, bound, others in (
+            *(("exclusiveMinimum", low, {high - low for high in highs | open_highs}) for low in open_lows),
+            *(("exclusiveMaximum", high, {high - low for low in lows | open_lows}) for high in open_highs),
+        ):
+            if bound == int(bound) and any(0 < distance < 1 for distance in others):
+                raise Unenforceable(f"{word}: {bound} can't be enforced with another bound less than 1 away")
+
+
+def _open(node: Mapping[str, Any], word: str, closed: str) -> Any:
+    bound = node.get(word)
+    return (node.get(closed) if bound else None) if isinstance(bound, bool) else bound
 
 
 def _number_problems(node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
