@@ -119,8 +119,8 @@ def violation(grammar: str, text: str) -> str | None:
         return json_schema.violation(schema, json.loads(text))
     except json.JSONDecodeError as error:
         return f"it is no JSON: {error}"
-    except (RecursionError, ValueError):
-        return None  # deeper, or a longer number, than Python can look at
+    except (json_schema.TooIntricate, RecursionError, ValueError):
+        return None  # the grammar alone has seen it: it is deeper, or has a longer number, than can be looked at
 
 
 def _hash(grammar: str) -> bytes:

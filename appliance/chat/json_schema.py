@@ -36,6 +36,8 @@ MAX_MULTIPLE = 10_000
 MAX_PATTERN_PROPERTIES = 64
 # llguidance goes into references by recursion: from some two thousand levels on it would take the process with it.
 MAX_LEVELS = 1000
+# The last look follows references at every level of a value, in each member of an anyOf: twice as many a level deeper.
+MAX_FOLLOWED = 10_000
 
 _UNENFORCED = frozenset(
     "$dynamicAnchor $dynamicRef $recursiveAnchor $recursiveRef contains dependencies dependentRequired dependentSchemas"
@@ -315,10 +317,27 @@ def _kind_ends(kind: str, path: str, node: Mapping[str, Any], nodes: Mapping[str
     return True
 
 
+class TooIntricate(Exception):
+    """A value would take too long to look at."""
+
+
 def violation(schema: Mapping[str, Any], value: Any) -> str | None:
-    """What of a value, read from JSON text, doesn't meet a schema that :func:`check` has passed; None: all does."""
-    validator = _last_look(_dialect(schema))(schema, registry=Registry())
-    error = next(validator.iter_errors(value), None)
+    """What of a value, read from JSON text, doesn't meet a schema that :func:`check` has passed; None: all does.
+
+    Raises TooIntricate.
+    """
+    kind = _last_look(_dialect(schema))
+    n_followed = 0
+
+    def followed(validator: Any, reference: Any, instance: Any, node: Mapping[str, Any]) -> Iterator[Any]:
+        nonlocal n_followed
+        n_followed += 1
+        if n_followed > MAX_FOLLOWED:
+            raise TooIntricate
+        yield from kind.VALIDATORS["$ref"](validator, reference, instance, node)
+
+    counting = validators.extend(kind, {"$ref": followed})  # type: ignore[no-untyped-call]
+    error = next(counting(schema, registry=Registry()).iter_errors(value), None)
     return None if error is None else f"{error.message[:200]} (at {error.json_path[:200]})"
 
 

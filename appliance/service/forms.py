@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from appliance.chat.formats import Form, Verdicts, violation
 
-# A text of so many characters takes a few milliseconds; longer ones are looked at on a thread.
-_INLINE_CHARS = 2048
+# Characters of a text times those of its schema: fewer take a few milliseconds, others are looked at on a thread.
+_INLINE_WORK = 200_000
 
 
 class Forms:
@@ -33,7 +33,8 @@ async def first_violation(grammar: str, texts: Sequence[str]) -> str | None:
     if not grammar:
         return None
     for text in texts:
-        if len(text) <= _INLINE_CHARS:
+        # By references, the work may double with each level of the text.
+        if len(text) * len(grammar) <= _INLINE_WORK and '"$ref"' not in grammar:
             found = violation(grammar, text)
         else:
             found = await asyncio.to_thread(violation, grammar, text)

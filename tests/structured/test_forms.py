@@ -227,6 +227,14 @@ def test_the_last_look(schema: dict[str, Any], text: str, message: str | None) -
     assert found is None if message is None else message in (found or "")
 
 
+def test_the_last_look_comes_to_an_end() -> None:
+    """Each level of the text doubles what there is to look at."""
+    lists = [{"type": "array", "items": {"$ref": "#"}, "minItems": n, "maxItems": n} for n in (2, 1)]
+    grammar = schema_form({"anyOf": [*lists, {"type": "null"}]}, "x").grammar
+    assert violation(grammar, "[" * 5 + "1" + "]" * 5) is not None
+    assert violation(grammar, "[" * 40 + "1" + "]" * 40) is None
+
+
 def test_no_pattern_of_a_client_is_run_by_python() -> None:
     """This one takes Python's re longer than the universe is old."""
     schema = {"type": "string", "pattern": "^(a+)+$", "maxLength": 100}
