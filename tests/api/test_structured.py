@@ -121,7 +121,7 @@ async def test_tools_and_another_form_are_refused_together(gateway: Gateway) -> 
 async def test_a_tool_s_schema_is_looked_at_too(gateway: Gateway) -> None:
     tools = [
         {"type": "function", "function": {"name": "x"}},
-        {"type": "function", "function": {"name": "y", "parameters": {"type": "object", "not": {}}}},
+        {"type": "function", "function": {"name": "y", "strict": True, "parameters": {"type": "object", "not": {}}}},
     ]
     refused = (await ask(gateway, tools=tools)).json()["error"]
     assert (refused["param"], "not: " in refused["message"]) == ("tools.1.function.parameters", True)
