@@ -29,14 +29,15 @@ _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": Fal
 @dataclass(frozen=True, slots=True)
 class ToolUse:
     """``tools`` are in the prompt, ``grammar`` lets those be called that may be. ``forms`` are what must be enforced of
-    their arguments. ``is_named``: the one that must be called was named. ``is_legacy``: they came as ``functions``, and
-    are answered so.
+    their arguments. ``must_call``: an answer has a call; ``is_named``: of the one that the request names.
+    ``is_legacy``: they came as ``functions``, and are answered so.
     """
 
     tools: tuple[Tool, ...]
     grammar: str
     forms: tuple[Form, ...]
     dialect: Dialect
+    must_call: bool
     is_named: bool
     is_legacy: bool
 
@@ -95,12 +96,17 @@ class AnswerReader:
         return self._seen(self._parser.finish())
 
     def finish_reason(self, reason: str | None) -> str | None:
-        """As OpenAI has it: ``tool_calls`` if the text came to its own end with calls, but ``stop`` if the function was
-        named by the request. A stop string inside a call's arguments is no such end.
+        """As OpenAI has it: ``tool_calls`` if the text came to its end with calls, but ``stop`` if the request named
+        the function. A call that a stop string cut off is no better than one that was too long, and ends as such.
         """
-        if reason != "stop" or self._use.is_named or self._arguments is None or not _is_json(self._arguments):
+        use = self._use
+        if reason != "stop" or (self._arguments is None and not use.must_call):
             return reason
-        return "function_call" if self._use.is_legacy else "tool_calls"
+        if self._arguments is None or not _is_json(self._arguments):
+            return "length"
+        if use.is_named:
+            return "stop"
+        return "function_call" if use.is_legacy else "tool_calls"
 
     def _seen(self, events: list[CallEvent]) -> list[CallEvent]:
         for event in events:
@@ -133,6 +139,7 @@ def tool_use(model: ServedModel, request: ChatRequest) -> ToolUse | None:
         grammar=model.dialect.grammar(callable_tools, meant, parallel=is_parallel),
         forms=tuple(schema_form(tool.schema, f"{param.format(n)}.parameters") for n, tool in enumerate(enforced)),
         dialect=model.dialect,
+        must_call=choice.must_call,
         is_named=is_named,
         is_legacy=bool(request.functions),
     )

@@ -151,10 +151,21 @@ async def test_arguments_that_the_limit_cut_off_are_given_as_they_are(gateway: G
         json.loads(arguments)
 
 
-async def test_a_stop_string_inside_arguments_is_no_end_of_a_call(gateway: Gateway) -> None:
-    choice = await choice_of(gateway, tool_choice="required", tools=TOOLS[:1], stop=["city"])
-    assert choice["finish_reason"] == "stop"
-    assert "city" not in choice["message"]["tool_calls"][0]["function"]["arguments"]
+@pytest.mark.parametrize("choice", ["required", NAMED])
+@pytest.mark.parametrize("stop", ["city", "}", "name", "<"])
+async def test_a_call_that_a_stop_string_cuts_off_never_looks_whole(gateway: Gateway, choice: Any, stop: str) -> None:
+    for stream in (False, True):
+        response = await ask(gateway, tool_choice=choice, tools=TOOLS[:1], stop=[stop], stream=stream)
+        found = put_together(frames(response.text)) if stream else response.json()["choices"][0]
+        assert found["finish_reason"] == "length"
+        for call in found["message"].get("tool_calls", ()):
+            assert stop not in call["function"]["arguments"]
+
+
+async def test_a_stop_string_behind_a_call_changes_nothing(gateway: Gateway) -> None:
+    choice = await choice_of(gateway, tool_choice="required", tools=TOOLS[:1], stop=["</tool_call>"])
+    assert json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])["city"] in CITY["enum"]
+    assert choice["finish_reason"] == "tool_calls"
 
 
 async def test_the_older_form_is_answered_in_the_older_form(gateway: Gateway) -> None:
