@@ -14,7 +14,7 @@ import orjson
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
-from appliance.chat import json_schema
+from appliance.chat import json_schema, last_look
 from appliance.chat.json_schema import Unenforceable
 from appliance.engine.grammar import LIMITS
 from appliance.errors import InvalidRequest
@@ -116,10 +116,10 @@ def violation(grammar: str, text: str) -> str | None:
     if schema is None:
         return None
     try:
-        return json_schema.violation(schema, json.loads(text))
+        return last_look.violation(schema, json.loads(text))
     except json.JSONDecodeError as error:
         return f"it is no JSON: {error}"
-    except (json_schema.TooIntricate, RecursionError, ValueError):
+    except (last_look.TooIntricate, RecursionError, ValueError):
         return None  # the grammar alone has seen it: it is deeper, or has a longer number, than can be looked at
 
 

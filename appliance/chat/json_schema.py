@@ -1,4 +1,4 @@
-"""Which JSON schemas can be kept to the letter, and the last look at a text that was written by one.
+"""Which JSON schemas can be kept to the letter.
 
 llguidance makes a grammar of a schema. It refuses most of what it can't enforce, and what it would pass over is refused
 here: keywords of other drafts, numbers that it rounds, patterns that mean something else in its syntax.
@@ -6,18 +6,16 @@ here: keywords of other drafts, numbers that it rounds, patterns that mean somet
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 from urllib.parse import unquote
 
 import jsonschema
-from jsonschema import validators
-from referencing import Registry
+
+from appliance.chat.subschemas import collect, is_endless
 
 DIALECTS = {
     "http://json-schema.org/draft-04/schema": jsonschema.Draft4Validator,
@@ -36,23 +34,16 @@ MAX_MULTIPLE = 10_000
 MAX_PATTERN_PROPERTIES = 64
 # llguidance goes into references by recursion: from some two thousand levels on it would take the process with it.
 MAX_LEVELS = 1000
-# The last look follows references at every level of a value, in each member of an anyOf: twice as many a level deeper.
-MAX_FOLLOWED = 10_000
 
 _UNENFORCED = frozenset(
     "$dynamicAnchor $dynamicRef $recursiveAnchor $recursiveRef contains dependencies dependentRequired dependentSchemas"
     " disallow divisibleBy else extends if maxContains minContains not propertyNames then unevaluatedItems"
     " unevaluatedProperties uniqueItems x-guidance".split()
 )
-_MAPS = ("$defs", "definitions", "properties", "patternProperties")
-_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
-_SINGLES = ("additionalItems", "additionalProperties", "items")
 _MERGED = {"$ref", "anyOf", "oneOf"}
 _BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 _NUMBERS = ("const", "enum", "exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum")
 _PATTERN_TOKEN = re.compile(r"\\.|\[\^?|\]|&&|--|~~|.", re.DOTALL)
-# Rounds of the look for recursion without an end; a chain of references may need as many as it is long.
-_MAX_ROUNDS = 100
 # What the grammar has no spelling for: with \u0000, all other characters would have a second one.
 _CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
@@ -63,7 +54,7 @@ class Unenforceable(Exception):
 
 def check(schema: Mapping[str, Any]) -> None:
     """Raises Unenforceable for a schema that is malformed, or that llguidance would not keep to the letter."""
-    dialect = _dialect(schema)
+    dialect = dialect_of(schema)
     try:
         # Without formats: Python's re has no say on patterns, some of which take it very long.
         dialect.check_schema(schema, format_checker=jsonschema.FormatChecker(formats=()))
@@ -72,16 +63,16 @@ def check(schema: Mapping[str, Any]) -> None:
         raise Unenforceable(f"is no JSON schema: {error.message[:200]} (at #/{place})") from None
     nodes: dict[str, Any] = {}
     heights: dict[str, int] = {}
-    _collect(schema, "", nodes, heights)
-    targets = {unquote(str(node["$ref"])[1:]) for node in nodes.values() if isinstance(node, dict) and "$ref" in node}
-    if sum(heights.get(target, 0) for target in targets) > MAX_LEVELS:
-        raise Unenforceable(f"$ref: what is referred to has more than {MAX_LEVELS} levels, all together")
+    collect(schema, "", nodes, heights)
     look = _Look(schema, dialect, nodes)
+    targets = {look.target(node["$ref"]) for node in nodes.values() if isinstance(node, dict) and "$ref" in node}
+    if sum(heights[target] for target in targets if target is not None) > MAX_LEVELS:
+        raise Unenforceable(f"$ref: what is referred to has more than {MAX_LEVELS} levels, all together")
     multiple = math.lcm(*(look.check(path, node) for path, node in nodes.items() if isinstance(node, dict)))
     if multiple > MAX_MULTIPLE:
         raise Unenforceable(f"multipleOf: multiples of {multiple}, of all together, take too long to find")
     _check_bounds([node for node in nodes.values() if isinstance(node, dict)])
-    if _is_endless(nodes):
+    if is_endless(nodes):
         raise Unenforceable("no JSON meets it: it holds itself and never ends")
 
 
@@ -91,19 +82,19 @@ def unenforceable(schema: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     Raises Unenforceable for an unknown dialect.
     """
     nodes: dict[str, Any] = {}
-    _collect(schema, "", nodes, {})
-    look = _Look(schema, _dialect(schema), nodes)
+    collect(schema, "", nodes, {})
+    look = _Look(schema, dialect_of(schema), nodes)
     return [(n, word) for path, n in nodes.items() if isinstance(n, dict) for word, _ in look.problems(path, n)]
 
 
 def subschemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
     """Itself, and all schemas in it that are objects."""
     nodes: dict[str, Any] = {}
-    _collect(schema, "", nodes, {})
+    collect(schema, "", nodes, {})
     return [node for node in nodes.values() if isinstance(node, dict)]
 
 
-def _dialect(schema: Mapping[str, Any]) -> Any:
+def dialect_of(schema: Mapping[str, Any]) -> Any:
     name = schema.get("$schema")
     if name is None:
         return jsonschema.Draft202012Validator
@@ -113,35 +104,6 @@ def _dialect(schema: Mapping[str, Any]) -> Any:
     return found
 
 
-def _collect(node: Any, path: str, nodes: dict[str, Any], heights: dict[str, int]) -> int:
-    """Puts all schemas in one, and how many levels each has, by their JSON pointers; gives its own levels."""
-    nodes[path] = node
-    inside = 0
-    if isinstance(node, dict):
-        for step, member in _members(node):
-            inside = max(inside, _collect(member, f"{path}/{step}", nodes, heights))
-    heights[path] = inside + 1
-    return inside + 1
-
-
-def _members(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for word in _MAPS:
-        for name, member in node.get(word, {}).items():
-            yield f"{word}/{_escaped(name)}", member
-    for word in _LISTS:
-        if isinstance(members := node.get(word), list):
-            for number, member in enumerate(members):
-                yield f"{word}/{number}", member
-    for word in _SINGLES:
-        if isinstance(member := node.get(word), dict | bool):
-            yield word, member
-
-
-def _escaped(name: str) -> str:
-    """As a step of a JSON pointer."""
-    return name.replace("~", "~0").replace("/", "~1")
-
-
 class _Look:
     """The look at each schema in one."""
 
@@ -149,10 +111,17 @@ class _Look:
         self._dialect_name = root.get("$schema")
         self._is_2020 = dialect is jsonschema.Draft202012Validator
         self._id = "id" if dialect is jsonschema.Draft4Validator else "$id"
-        named = [node for node in nodes.values() if isinstance(node, dict)]
-        self._targets = {f"#{path}" for path in nodes}
-        self._targets |= {f"#{node['$anchor']}" for node in named if "$anchor" in node}
-        self._targets |= {node[self._id] for node in named if str(node.get(self._id)).startswith("#")}
+        # The pointers of what may be referred to.
+        self._targets = {f"#{path}": path for path in nodes}
+        for path, node in nodes.items():
+            if isinstance(node, dict) and "$anchor" in node:
+                self._targets[f"#{node['$anchor']}"] = path
+            if isinstance(node, dict) and str(node.get(self._id)).startswith("#"):
+                self._targets.setdefault(node[self._id], path)
+
+    def target(self, reference: Any) -> str | None:
+        """The pointer of what is referred to; None: it is nothing in here."""
+        return self._targets.get(unquote(reference)) if isinstance(reference, str) else None
 
     def check(self, path: str, node: Mapping[str, Any]) -> int:
         """The digits of its multipleOf, without the decimal point; 1 if it has none. Raises Unenforceable."""
@@ -173,7 +142,7 @@ class _Look:
         if path and not str(node.get(self._id, "#")).startswith("#"):
             yield self._id, "a schema inside can't have a name of its own; use $ref with #/$defs/NAME"
         reference = node.get("$ref", "#")
-        if not isinstance(reference, str) or unquote(reference) not in self._targets:
+        if self.target(reference) is None:
             yield "$ref", f"{reference!r:.200} is no schema inside this one, as #/$defs/NAME is; none is fetched"
         yield from _number_problems(node)
         yield from _text_problems(node)
@@ -267,105 +236,3 @@ def _ambiguous(pattern: str) -> str | None:
             begun_by = ""
         before = token
     return None
-
-
-def _is_endless(nodes: Mapping[str, Any]) -> bool:
-    """Whether no JSON with an end meets the schema, as far as its references to itself tell."""
-    found: set[str] = set()
-    for _ in range(_MAX_ROUNDS):
-        n_before = len(found)
-        # From the innermost outwards.
-        for path in reversed(list(nodes)):
-            if path not in found and _ends(path, nodes[path], nodes, found):
-                found.add(path)
-        if "" in found:
-            return False
-        if len(found) == n_before:
-            return True
-    return False
-
-
-def _ends(path: str, node: Any, nodes: Mapping[str, Any], found: set[str]) -> bool:
-    if not isinstance(node, dict) or "const" in node or "enum" in node:
-        return True
-    if "$ref" in node and (target := unquote(node["$ref"][1:])) in nodes and target not in found:
-        return False
-    if not all(f"{path}/allOf/{number}" in found for number in range(len(node.get("allOf", ())))):
-        return False
-    for word in ("anyOf", "oneOf"):
-        if word in node and not any(f"{path}/{word}/{number}" in found for number in range(len(node[word]))):
-            return False
-    if "type" not in node:
-        return True
-    kinds = [node["type"]] if isinstance(node["type"], str) else node["type"]
-    return any(_kind_ends(kind, path, node, nodes, found) for kind in kinds)
-
-
-def _kind_ends(kind: str, path: str, node: Mapping[str, Any], nodes: Mapping[str, Any], found: set[str]) -> bool:
-    def can(place: str) -> bool:
-        return place not in nodes or place in found
-
-    if kind == "object":
-        return all(can(f"{path}/properties/{_escaped(name)}") for name in node.get("required", ()))
-    if kind == "array":
-        return all(
-            can(f"{path}/prefixItems/{number}")
-            and can(f"{path}/items/{number}")
-            and (f"{path}/prefixItems/{number}" in nodes or can(f"{path}/items"))
-            for number in range(min(int(node.get("minItems", 0)), 1024))
-        )
-    return True
-
-
-class TooIntricate(Exception):
-    """A value would take too long to look at."""
-
-
-def violation(schema: Mapping[str, Any], value: Any) -> str | None:
-    """What of a value, read from JSON text, doesn't meet a schema that :func:`check` has passed; None: all does.
-
-    Raises TooIntricate.
-    """
-    kind = _last_look(_dialect(schema))
-    n_followed = 0
-
-    def followed(validator: Any, reference: Any, instance: Any, node: Mapping[str, Any]) -> Iterator[Any]:
-        nonlocal n_followed
-        n_followed += 1
-        if n_followed > MAX_FOLLOWED:
-            raise TooIntricate
-        yield from kind.VALIDATORS["$ref"](validator, reference, instance, node)
-
-    counting = validators.extend(kind, {"$ref": followed})  # type: ignore[no-untyped-call]
-    error = next(counting(schema, registry=Registry()).iter_errors(value), None)
-    return None if error is None else f"{error.message[:200]} (at {error.json_path[:200]})"
-
-
-# Patterns are not looked at again: Python's re may take for ever over one, while the grammar took no longer than the
-# text is. Neither are formats, which jsonschema doesn't check unless it is told to.
-def _pass_over(validator: Any, value: Any, instance: Any, schema: Mapping[str, Any]) -> None:
-    return None
-
-
-def _additional_properties(validator: Any, value: Any, instance: Any, schema: Mapping[str, Any]) -> Any:
-    if "patternProperties" in schema:  # which of the names are additional, only patterns can tell
-        return None
-    return jsonschema.Draft202012Validator.VALIDATORS["additionalProperties"](validator, value, instance, schema)
-
-
-def _multiple_of(validator: Any, value: Any, instance: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
-    """As decimals: 8.7 is a multiple of 0.1, which jsonschema's doubles deny."""
-    if validator.is_type(instance, "number") and math.isfinite(instance):
-        if (Fraction(str(instance)) / Fraction(str(value))).denominator != 1:
-            yield jsonschema.ValidationError(f"{instance} is not a multiple of {value}")
-
-
-@functools.cache
-def _last_look(dialect: Any) -> Any:
-    own = {
-        "pattern": _pass_over,
-        "patternProperties": _pass_over,
-        "additionalProperties": _additional_properties,
-        "multipleOf": _multiple_of,
-    }
-    return validators.extend(dialect, own)  # type: ignore[no-untyped-call]

@@ -173,8 +173,13 @@ def test_what_is_no_grammar_or_can_not_be_kept_is_refused(values: dict[str, Any]
 def test_what_would_take_the_process_with_it_is_refused() -> None:
     """llguidance recurses; a stack that overflows ends the server."""
     chain: dict[str, Any] = {f"d{n}": {"type": "array", "items": {"$ref": f"#/$defs/d{n + 1}"}} for n in range(2000)}
-    with pytest.raises(InvalidRequest, match="levels, all together"):
-        Verdicts().check([schema_form({"$ref": "#/$defs/d0", "$defs": {**chain, "d2000": {}}}, "x")])
+    anchors = {f"d{n}": {"$anchor": f"a{n}", "type": "array", "items": {"$ref": f"#a{n + 1}"}} for n in range(2000)}
+    for schema in (
+        {"$ref": "#/$defs/d0", "$defs": {**chain, "d2000": {}}},
+        {"$ref": "#a0", "$defs": {**anchors, "d2000": {"$anchor": "a2000"}}},
+    ):
+        with pytest.raises(InvalidRequest, match="levels, all together"):
+            Verdicts().check([schema_form(schema, "x")])
     rules = "\n".join(f'r{n}: "a" r{n + 1}' for n in range(3000))
     with pytest.raises(InvalidRequest, match="at most 500 rules"):
         form(grammar=f'start: r0\n{rules}\nr3000: "b"')
