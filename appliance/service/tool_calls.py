@@ -131,7 +131,7 @@ def tool_use(model: ServedModel, request: ChatRequest) -> ToolUse | None:
     choice = request.choice
     callable_tools = [tool for tool in enforced if choice.names is None or tool.name in choice.names]
     is_named = choice.function is not None
-    meant = choice.function.name if choice.function is not None else "required" if choice.must_call else "auto"
+    meant = "required" if choice.must_call else "auto"  # of those that may be called, a named one is the only one
     # A named function is called once; the older form has no place for a second call.
     is_parallel = request.parallel_tool_calls is not False and not is_named and not request.functions
     return ToolUse(

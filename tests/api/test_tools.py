@@ -66,6 +66,13 @@ async def test_a_named_function_is_called_once_and_ends_with_stop(gateway: Gatew
     assert choice["finish_reason"] == "stop"  # as OpenAI has it
 
 
+@pytest.mark.parametrize("name", ["auto", "none", "required"])
+async def test_a_function_may_have_the_name_of_a_choice(gateway: Gateway, name: str) -> None:
+    odd = {"type": "function", "function": {"name": name}}
+    choice = await choice_of(gateway, tools=[*TOOLS, odd], tool_choice=odd)
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == [name]
+
+
 @pytest.mark.parametrize("n_allowed", [1, 2])
 async def test_only_allowed_tools_are_called_and_all_are_in_the_prompt(gateway: Gateway, n_allowed: int) -> None:
     prompts = []
