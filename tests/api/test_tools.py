@@ -254,7 +254,8 @@ async def test_a_hundred_kilobytes_of_tools_are_no_matter() -> None:
         for number in range(100)
     ]
     assert len(json.dumps(tools)) > 90_000
-    async with run_gateway(engine_config(n_ctx=1 << 20), header=HEADER) as gateway:
+    config = msgspec.structs.replace(engine_config(n_ctx=1 << 20), n_batch=8192)
+    async with run_gateway(config, header=HEADER) as gateway:
         named = {"type": "function", "function": {"name": "weather_99"}}
         for choice, name in (("required", "weather_0"), (named, "weather_99")):
             found = await choice_of(gateway, tools=tools, tool_choice=choice, parallel_tool_calls=False)
