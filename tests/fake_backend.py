@@ -166,7 +166,10 @@ class FakeBackend:
             held += chunk.sequence.tokens[chunk.start : chunk.start + chunk.n_tokens]
             if chunk.wants_logits:
                 constraint = self.samplers[chunk.sequence]
-                results.append(self._next(held, constraint, with_logprob=chunk.sequence.top_logprobs is not None))
+                try:
+                    results.append(self._next(held, constraint, with_logprob=chunk.sequence.top_logprobs is not None))
+                except EngineFailed as error:
+                    results.append(Sampled(0, error=error.message))
         return results
 
     def _go_wrong(self) -> None:

@@ -67,7 +67,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise EngineFailed(f"the grammar can't be followed further: {self._matcher.get_error()}")
+            raise EngineFailed(f"the grammar can't be followed further: {_reason(self._matcher)}")
 
 
 class GrammarCompiler:
@@ -141,5 +141,10 @@ def _refuse(error: ApplianceError, grammar: str) -> ApplianceError:
 def _compile(tokenizer: LLTokenizer, grammar: str) -> LLMatcher | ApplianceError:
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
     if matcher.is_error():
-        return InvalidRequest(f"the grammar can't be compiled: {matcher.get_error()}")
+        return InvalidRequest(f"the grammar can't be compiled: {_reason(matcher)}")
     return matcher
+
+
+def _reason(matcher: LLMatcher) -> str:
+    """In llguidance's words, without the dump of its state and of the grammar."""
+    return matcher.get_error().partition("\n<state>")[0]

@@ -149,6 +149,14 @@ def test_a_grammar_that_is_none_is_refused_with_the_reason_and_others_go_on() ->
     assert outcome([event for event in events if event.request_id == "good"])[0] == "bcde"
 
 
+def test_a_grammar_that_gets_too_complex_fails_its_request_without_a_dump_of_it() -> None:
+    engine = Engine()
+    (failed,) = [e for e in engine.run(submit("a", grammar='start: "a" start')) if isinstance(e, Failed)]
+    assert "can't be followed" in failed.message or "can't be compiled" in failed.message
+    assert "<state>" not in failed.message
+    assert outcome(engine.run(submit("a")))[0] == "bcde"
+
+
 def test_a_request_waits_for_its_grammar_and_others_do_not_wait_for_it() -> None:
     engine = Engine()
     kept_back = submit("a", request_id="kept back", grammar='start: "x"')
