@@ -114,7 +114,7 @@ async def _answers(
 
 
 async def _first_tokens(endpoint: Endpoint, prompt: str, schema: dict[str, Any] | None) -> list[Answer]:
-    return await _answers(endpoint, [prompt], schema=schema, max_tokens=[8])
+    return await _answers(endpoint, [prompt], schema=schema, max_tokens=[64])
 
 
 async def _start(endpoint: Endpoint, prompt: str, schema: dict[str, Any] | None, max_tokens: int) -> Exchange:
