@@ -131,6 +131,10 @@ class EngineCore:
             return [Failed(message.request_id, error.code or "", error.message, error.param)]
         return [Accepted(message.request_id, request.n_prompt)]
 
+    def close(self) -> None:
+        """Nothing of it looks into the backend from now on."""
+        self._grammars.close()
+
     def prepare_grammars(self) -> None:
         """So that the first one with a grammar needn't wait as long."""
         self._grammars.prepare()

@@ -77,7 +77,7 @@ class GrammarCompiler:
         """``on_done`` is called on the other thread after each."""
         self._make_tokenizer = make_tokenizer
         self._on_done = on_done
-        self._wanted: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._wanted: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[str, LLMatcher | ApplianceError]] = queue.SimpleQueue()
         self._compiled: OrderedDict[str, LLMatcher | ApplianceError] = OrderedDict()
         self._under_way: set[str] = set()
@@ -86,9 +86,15 @@ class GrammarCompiler:
     def prepare(self) -> None:
         """Makes the table of the vocabulary, which takes a second for a large one, before somebody waits for it."""
         if self._thread is None:
-            # A daemon: an engine that is told to stop doesn't wait for it.
+            # A daemon: what ends by an error doesn't wait for it.
             self._thread = threading.Thread(target=self._work, name="grammar-compiler", daemon=True)
             self._thread.start()
+
+    def close(self) -> None:
+        """Waits until the thread has ended: it must not look into a vocabulary that is freed."""
+        if self._thread is not None:
+            self._wanted.put(None)
+            self._thread.join()
 
     def get(self, grammar: str) -> LLMatcher | None:
         """Its compiled form; None while it is being compiled: ask again after ``on_done``.
@@ -128,8 +134,7 @@ class GrammarCompiler:
             failure = EngineFailed(f"grammars don't work with this model's vocabulary: {error}")
             compiled = functools.partial(_refuse, failure)
         log.debug(logs.event("grammar_vocabulary_ready", took_s=time.monotonic() - begun_at))
-        while True:
-            grammar = self._wanted.get()
+        while (grammar := self._wanted.get()) is not None:
             self._done.put((grammar, compiled(grammar)))
             self._on_done()
 

@@ -184,7 +184,8 @@ def run_engine(
         except LoadCancelled:
             log.info(logs.event("load_cancelled", pid=os.getpid()))
             return
-        with backend_context as backend:
+        with contextlib.ExitStack() as stack:
+            backend = stack.enter_context(backend_context)
             core = EngineCore(
                 backend,
                 n_batch=config.n_batch,
@@ -194,6 +195,7 @@ def run_engine(
                 prompt_step_s=config.prompt_step_s,
                 longest_token_bytes=config.longest_token_bytes,
             )
+            stack.callback(core.close)
             info = backend.info
             loading.on_progress(1.0)
             commands.send(_ready(info))

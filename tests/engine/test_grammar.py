@@ -204,6 +204,32 @@ def test_without_a_table_of_the_vocabulary_grammars_fail_and_all_else_works(monk
     assert outcome(engine.run(submit("a")))[0] == "bcde"
 
 
+def test_an_engine_that_ends_waits_until_nobody_looks_into_its_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend()
+    make, order = backend.grammar_vocabulary, []
+    is_looking, may_end = threading.Event(), threading.Event()
+
+    def slowly() -> object:
+        is_looking.set()
+        assert may_end.wait(10)
+        order.append("made")
+        return make()
+
+    def close() -> None:
+        engine.core.close()
+        order.append("closed")
+
+    monkeypatch.setattr(backend, "grammar_vocabulary", slowly)
+    engine = Engine(backend)
+    engine.core.prepare_grammars()
+    assert is_looking.wait(10)
+    closing = threading.Thread(target=close)
+    closing.start()
+    may_end.set()
+    closing.join(10)
+    assert order == ["made", "closed"]
+
+
 def test_control_tokens_are_written_as_llguidance_wants_them() -> None:
     assert special_token("<|python_tag|>") == "<|python_tag|>"
     assert special_token("[TOOL_CALLS]") == "<TOOL_CALLS>"
