@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from appliance.engine.core import EngineCore
@@ -20,6 +21,9 @@ SAFE_PROMPTS = [
     "a, b, c, d, e, f, g,",
     "20, 21, 22, 23, 24, 25,",
 ]
+
+
+_compiled = threading.Semaphore(0)
 
 
 def config(stored: StoredModel, **fields: Any) -> EngineConfig:
@@ -45,13 +49,15 @@ def engine(backend: LlamaBackend, *, n_batch: int = 512, prefix_reuse: bool = Tr
     """A new engine over the loaded model; what another one retained is cleared from the KV cache."""
     for slot in range(backend.info.n_seq_max):
         backend._context.release(slot)
-    return EngineCore(backend, n_batch=n_batch, max_running=8, prefix_reuse=prefix_reuse)
+    return EngineCore(backend, n_batch=n_batch, max_running=8, prefix_reuse=prefix_reuse, on_compiled=_compiled.release)
 
 
 def run(core: EngineCore, *messages: Submit) -> dict[str, list[Event]]:
     """Each request's events, once all have ended."""
     events = [event for message in messages for event in core.submit(message)]
     while core.load.n_waiting or not core.is_idle:
+        if core.is_idle:
+            assert _compiled.acquire(timeout=60)
         events += core.submit_compiled()
         events += core.step()
     return {message.request_id: [e for e in events if e.request_id == message.request_id] for message in messages}
