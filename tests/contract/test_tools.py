@@ -120,7 +120,7 @@ def test_a_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI, choice: s
 def test_the_client_s_own_stream_reader_puts_it_together(client: openai.OpenAI) -> None:
     names, finished = [], []
     with client.chat.completions.stream(
-        model=MODEL, messages=ASK, tools=TOOLS, tool_choice="required", parallel_tool_calls=False, max_tokens=200
+        model=MODEL, messages=ASK, tools=TOOLS, tool_choice="required", parallel_tool_calls=False, temperature=0
     ) as events:
         for event in events:
             if event.type == "tool_calls.function.arguments.delta":
@@ -150,6 +150,7 @@ def test_arguments_are_parsed_into_a_model(client: openai.OpenAI) -> None:
         tool_choice="required",
         parallel_tool_calls=False,
         max_tokens=200,
+        temperature=0,
     )
     (call,) = answer.choices[0].message.tool_calls or ()
     assert isinstance(call.function.parsed_arguments, SetLight)
@@ -215,7 +216,7 @@ async def test_the_async_client_calls_side_by_side(async_client: openai.AsyncOpe
     async def one(number: int) -> str:
         chunks = await async_client.chat.completions.create(
             model=MODEL, messages=ASK, tools=TOOLS, tool_choice="required", parallel_tool_calls=False,
-            max_tokens=100, seed=number, stream=True,
+            max_tokens=100, temperature=0, seed=number, stream=True,
         )  # fmt: skip
         parts = [call.function async for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
         return "".join(part.arguments or "" for part in parts if part is not None)
