@@ -29,7 +29,10 @@ WS: /[ \\t\\r\\n]{1,8}/
 
 
 def answer_grammar(dialect: Dialect, tools: Sequence[Tool], choice: str, *, parallel: bool) -> str:
-    """As :meth:`Dialect.grammar`."""
+    """The Lark grammar of a whole answer; ``choice`` is ``auto``, ``required`` or a tool's name.
+
+    Raises InvalidRequest if a tool's parameters can't be enforced in this dialect.
+    """
     chosen = [tool for tool in tools if choice in ("auto", "required", tool.name)]
     if not chosen:
         raise InvalidRequest(f"tool_choice names {choice!r}, which is none of the tools", param="tool_choice")

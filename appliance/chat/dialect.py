@@ -12,13 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-from appliance.chat.tools import Tool
-
-if TYPE_CHECKING:
-    from appliance.chat.call_parser import ToolCallParser
-    from appliance.chat.template import ChatTemplate
+from typing import Any, Literal, NamedTuple
 
 # What stands in a fixed text for a call's id, and for its number.
 ID, COUNT = "\ue010", "\ue011"
@@ -155,26 +149,6 @@ class Dialect:
             + form.after_value
             for key, value in arguments.items()
         )
-
-    def grammar(self, tools: Sequence[Tool], choice: str, *, parallel: bool) -> str:
-        """The Lark grammar of a whole answer; ``choice`` is ``auto``, ``required`` or a tool's name.
-
-        Raises InvalidRequest if a tool's parameters can't be enforced in this dialect.
-        """
-        from appliance.chat.call_grammar import answer_grammar
-
-        return answer_grammar(self, tools, choice, parallel=parallel)
-
-    def parser(self, tools: Sequence[Tool]) -> ToolCallParser:
-        """A parser of one answer."""
-        from appliance.chat.call_parser import ToolCallParser
-
-        return ToolCallParser(self, tools)
-
-
-def dialect_of(template: ChatTemplate) -> Dialect:
-    """How the template's model writes tool calls."""
-    return template.dialect
 
 
 def _json(value: Any) -> str:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from appliance.chat.call_parser import ToolCallParser
 from appliance.chat.conversation import for_template
 from appliance.chat.dialect import COUNT, ID, Dialect, JSONArguments, TaggedArguments
 from appliance.chat.named_dialects import REASONING
@@ -169,7 +170,7 @@ class _Learner:
     def is_right(self, dialect: Dialect) -> bool:
         """Whether the parser finds the calls in what the template writes of them."""
         n_calls = 1 if dialect.between is None else 2
-        parser = dialect.parser(TOOLS)
+        parser = ToolCallParser(dialect, TOOLS)
         answer = self._before_tail(self._answer("", dialect.arguments_as, n_calls, _CHECKED))
         events = parser.push(answer[max(0, answer.find(dialect.trigger.text)) :]) + parser.finish()
         called = [event.name for event in events if isinstance(event, CallBegun)]

@@ -111,7 +111,7 @@ class GrammarCompiler:
             return None
         self._compiled.move_to_end(grammar)
         if isinstance(found, ApplianceError):
-            raise found
+            raise found.with_traceback(None)  # else it grows by each time
         return found
 
     def _collect(self) -> None:

@@ -45,4 +45,5 @@ class StepPlan:
 
     @property
     def n_prompt_tokens(self) -> int:
+        """Tokens of prompts, but for a last one alone, which costs what a decoded one does."""
         return sum(chunk.n_tokens for chunk in self.chunks if not chunk.is_decode)

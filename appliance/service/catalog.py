@@ -11,7 +11,7 @@ from pathlib import Path
 
 from appliance import logs
 from appliance.cache.key import ModelIdentity
-from appliance.chat.dialect import Dialect, dialect_of
+from appliance.chat.dialect import Dialect
 from appliance.chat.template import ChatTemplate
 from appliance.engine.build import engine_build
 from appliance.errors import ApplianceError, ConfigError, ModelNotFound
@@ -81,7 +81,7 @@ class ServedModel:
     @cached_property
     def dialect(self) -> Dialect | None:
         """How the model writes tool calls; None: it has no template."""
-        return dialect_of(self.template) if self.template is not None else None
+        return self.template.dialect if self.template is not None else None
 
     @cached_property
     def sampling(self) -> dict[str, object]:

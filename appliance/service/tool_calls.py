@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
+from appliance.chat.call_grammar import answer_grammar
+from appliance.chat.call_parser import ToolCallParser
 from appliance.chat.dialect import Dialect
 from appliance.chat.formats import Form, schema_form
 from appliance.chat.relaxed_schema import relaxed
@@ -84,7 +86,7 @@ class AnswerReader:
 
     def __init__(self, use: ToolUse) -> None:
         self._use = use
-        self._parser = use.dialect.parser(use.tools)
+        self._parser = ToolCallParser(use.dialect, use.tools)
         # Of the last call; None: there is none.
         self._arguments: list[str] | None = None
 
@@ -136,7 +138,7 @@ def tool_use(model: ServedModel, request: ChatRequest) -> ToolUse | None:
     is_parallel = request.parallel_tool_calls is not False and not is_named and not request.functions
     return ToolUse(
         tools=tools,
-        grammar=model.dialect.grammar(callable_tools, meant, parallel=is_parallel),
+        grammar=answer_grammar(model.dialect, callable_tools, meant, parallel=is_parallel),
         forms=tuple(schema_form(tool.schema, f"{param.format(n)}.parameters") for n, tool in enumerate(enforced)),
         dialect=model.dialect,
         must_call=choice.must_call,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from appliance.chat.call_parser import ToolCallParser
 from appliance.chat.dialect import Dialect
 from appliance.chat.tools import CallArguments, CallBegun, CallEvent, Content, Tool
 
@@ -40,6 +41,6 @@ def joined(events: Iterable[CallEvent]) -> Found:
 
 
 def parsed(dialect: Dialect, pieces: Iterable[str], tools: Sequence[Tool]) -> Found:
-    parser = dialect.parser(tools)
+    parser = ToolCallParser(dialect, tools)
     events = [event for piece in pieces for event in parser.push(piece)]
     return joined([*events, *parser.finish()])

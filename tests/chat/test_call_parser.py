@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.chat.call_parser import ToolCallParser
 from appliance.chat.dialect import COUNT, ID, Dialect, JSONArguments, TaggedArguments
 from appliance.chat.generic import GENERIC
 from appliance.chat.tools import CallArguments, CallBegun, Content, Tool
@@ -78,7 +79,7 @@ def test_space_is_dropped_only_before_a_call() -> None:
 
 
 def test_only_what_could_begin_a_mark_is_held_back() -> None:
-    parser = GENERIC.parser(TOOLS)
+    parser = ToolCallParser(GENERIC, TOOLS)
     assert parser.push("2 < 3") == [Content("2 < 3")]
     assert parser.push(" <tool") == []
     assert parser.push("s>") == [Content(" <tools>")]
@@ -87,7 +88,7 @@ def test_only_what_could_begin_a_mark_is_held_back() -> None:
 
 
 def test_the_name_is_told_before_the_arguments() -> None:
-    parser = LISTED.parser(TOOLS)
+    parser = ToolCallParser(LISTED, TOOLS)
     assert parser.push('Hm [CALLS][{"name": "add') == [Content("Hm")]
     assert parser.push('", "args": ') == [CallBegun(0, "add")]
     assert parser.push('{"a": "}') == [CallArguments(0, '{"a": "}')]
@@ -142,7 +143,7 @@ def test_a_call_without_arguments() -> None:
 
 
 def test_each_tagged_argument_comes_when_it_is_complete() -> None:
-    parser = TAGGED.parser(TOOLS)
+    parser = ToolCallParser(TAGGED, TOOLS)
     assert parser.push("<call>\n<function=say>\n<p=te") == [CallBegun(0, "say")]
     assert parser.push("xt>on") == []
     assert parser.push("e</p>\n<p=") == [CallArguments(0, '{"text":"one"')]
@@ -223,5 +224,5 @@ def test_any_calls_that_are_written_are_read(
 
 
 def test_events_after_the_end_are_none() -> None:
-    parser = GENERIC.parser(TOOLS)
+    parser = ToolCallParser(GENERIC, TOOLS)
     assert joined([*parser.push("a <"), *parser.finish(), *parser.finish()]).content == "a <"

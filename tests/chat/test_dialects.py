@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from appliance.chat.call_grammar import answer_grammar
+from appliance.chat.call_parser import ToolCallParser
 from appliance.chat.conversation import for_template
-from appliance.chat.dialect import Dialect, dialect_of
+from appliance.chat.dialect import Dialect
 from appliance.chat.generic import GENERIC
 from appliance.chat.template import ChatTemplate
 from appliance.chat.tools import Tool
@@ -71,7 +73,7 @@ def wanted(dialect: Dialect) -> list[tuple[str, object]]:
 @pytest.mark.parametrize("name", LEARNT)
 def test_the_writer_writes_what_the_template_writes(template_of: TemplateOf, name: str) -> None:
     template = template_of(name)
-    dialect = dialect_of(template)
+    dialect = template.dialect
     message = {
         "role": "assistant",
         "content": "",
@@ -90,7 +92,7 @@ def test_the_writer_writes_what_the_template_writes(template_of: TemplateOf, nam
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_written_calls_are_read_whole_and_cut_at_every_character(template_of: TemplateOf, name: str) -> None:
-    dialect = dialect_of(template_of(name))
+    dialect = template_of(name).dialect
     text = dialect.write(calls_of(dialect))
     before = "" if dialect.is_anchored else "I look it up.\n\n"
     whole = parsed(dialect, [before + text], TOOLS)
@@ -103,18 +105,18 @@ def test_written_calls_are_read_whole_and_cut_at_every_character(template_of: Te
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_the_grammar_takes_written_calls(template_of: TemplateOf, name: str) -> None:
-    dialect = dialect_of(template_of(name))
+    dialect = template_of(name).dialect
     text = dialect.write(calls_of(dialect))
-    free = Grammar(dialect.grammar(TOOLS, "auto", parallel=True), dialect)
+    free = Grammar(answer_grammar(dialect, TOOLS, "auto", parallel=True), dialect)
     assert free.allowed(text) == text
     before = "" if dialect.is_anchored else "I look it up.\n\n"
     assert free.allowed(before + text) == before + text
     assert free.accepts("I know < that [1] {}.")
-    forced = Grammar(dialect.grammar(TOOLS, "required", parallel=True), dialect)
+    forced = Grammar(answer_grammar(dialect, TOOLS, "required", parallel=True), dialect)
     thought = f"so{dialect.reasoning[1]}\n" if dialect.reasoning and dialect.is_reasoning_open else ""
     assert forced.allowed(thought + text) == thought + text
     assert not forced.accepts("I know that.")
-    one = Grammar(dialect.grammar(TOOLS, "get_weather", parallel=False), dialect)
+    one = Grammar(answer_grammar(dialect, TOOLS, "get_weather", parallel=False), dialect)
     alone = dialect.write(CALLS[:1])
     assert one.allowed(alone) == alone
     assert not one.accepts(dialect.write(CALLS[1:]))
@@ -122,8 +124,8 @@ def test_the_grammar_takes_written_calls(template_of: TemplateOf, name: str) -> 
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_the_grammar_refuses_an_argument_of_another_type(template_of: TemplateOf, name: str) -> None:
-    dialect = dialect_of(template_of(name))
-    grammar = Grammar(dialect.grammar(TOOLS, "auto", parallel=True), dialect)
+    dialect = template_of(name).dialect
+    grammar = Grammar(answer_grammar(dialect, TOOLS, "auto", parallel=True), dialect)
     wrong = dialect.write([("call00000", "get_weather", {"city": "Oslo", "days": {"x": 0}})])
     assert grammar.allowed(wrong) == wrong[: wrong.index('{"x"')]
     missing = dialect.write([("call00000", "get_weather", {"city": "Oslo"})])
@@ -132,10 +134,10 @@ def test_the_grammar_refuses_an_argument_of_another_type(template_of: TemplateOf
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_parallel_calls_are_refused_where_one_is_wanted(template_of: TemplateOf, name: str) -> None:
-    dialect = dialect_of(template_of(name))
+    dialect = template_of(name).dialect
     if dialect.between is None:
         return
-    grammar = Grammar(dialect.grammar(TOOLS, "required", parallel=False), dialect)
+    grammar = Grammar(answer_grammar(dialect, TOOLS, "required", parallel=False), dialect)
     assert not grammar.accepts(dialect.write(CALLS))
     assert grammar.accepts(dialect.write(CALLS[:1]))
 
@@ -144,11 +146,11 @@ def test_the_generic_dialect() -> None:
     text = GENERIC.write(CALLS)
     assert text.startswith('<tool_call>\n{"name": "get_weather", "arguments": {"city": ')
     assert parsed(GENERIC, text, TOOLS).calls == wanted(GENERIC)
-    assert Grammar(GENERIC.grammar(TOOLS, "auto", parallel=True), GENERIC).accepts("So:\n" + text)
+    assert Grammar(answer_grammar(GENERIC, TOOLS, "auto", parallel=True), GENERIC).accepts("So:\n" + text)
 
 
 def test_a_call_begins_before_its_arguments_which_come_in_pieces() -> None:
-    parser = GENERIC.parser(TOOLS)
+    parser = ToolCallParser(GENERIC, TOOLS)
     seen = [
         parser.push(piece) for piece in ('Hm\n<tool_call>\n{"name": "väder_2", "arg', 'uments": ', '{"q":', ' "x"}')
     ]

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from appliance.chat.dialect import dialect_of
 from appliance.chat.template import ChatTemplate
 from appliance.chat.tools import Tool
 from appliance.errors import InvalidRequest
@@ -59,20 +58,20 @@ def test_three_of_four_templates_with_tools_are_learnt() -> None:
 
 @pytest.mark.parametrize("name", LEARNT)
 def test_the_template_teaches_its_dialect(template_of: TemplateOf, name: str) -> None:
-    dialect = dialect_of(template_of(name))
+    dialect = template_of(name).dialect
     assert dialect.is_templated
     assert not dialect.is_generic
 
 
 @pytest.mark.parametrize("name", [*UNLEARNT, *WITHOUT_TOOLS])
 def test_other_templates_get_the_generic_dialect(template_of: TemplateOf, name: str) -> None:
-    assert dialect_of(template_of(name)).is_generic
+    assert template_of(name).dialect.is_generic
 
 
 def test_dialects_of_the_table(template_of: TemplateOf) -> None:
-    granite = dialect_of(template_of("ibm-granite-granite-3.3-2B-Instruct"))
+    granite = template_of("ibm-granite-granite-3.3-2B-Instruct").dialect
     assert (granite.trigger.kind, granite.mark) == ("token", '<|tool_call|>[{"name": "')
-    assert dialect_of(template_of("GigaChat3-10B-A1.8B")).is_generic
+    assert template_of("GigaChat3-10B-A1.8B").dialect.is_generic
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import openai
@@ -11,7 +10,6 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel, Field
 
-from tests.server import RunningServer
 from tests.structured.schemas import Owner, Solution, Weather
 
 MODEL = "smollm2-135m-instruct"
@@ -29,12 +27,6 @@ class House(BaseModel):
     colour: Literal["red", "white"]
     rooms: Annotated[list[Room], Field(max_length=2)]
     is_sold: bool = False
-
-
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def by(schema: dict[str, Any]) -> dict[str, Any]:

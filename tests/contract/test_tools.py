@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolParam
 from pydantic import BaseModel, ConfigDict
-
-from tests.server import RunningServer
 
 MODEL = "smollm2-135m-instruct"
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the weather like in Paris?"}]
@@ -28,18 +25,6 @@ WEATHER: ChatCompletionToolParam = {
 }
 TIME: ChatCompletionToolParam = {"type": "function", "function": {"name": "get_time", "description": "The time."}}
 TOOLS = [WEATHER, TIME]
-
-
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-async def async_client(server: RunningServer) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def ask(client: openai.OpenAI, **fields: Any) -> ChatCompletion:

@@ -19,6 +19,7 @@ from appliance.engine.messages import (
     Submit,
 )
 from appliance.engine.sequence import MAX_FORCED
+from appliance.errors import InvalidRequest
 from tests.factories import submit
 from tests.fake_backend import FakeBackend
 
@@ -147,6 +148,17 @@ def test_a_grammar_that_is_none_is_refused_with_the_reason_and_others_go_on() ->
     assert (failed.request_id, failed.code) == ("bad", "invalid_value")
     assert "start: (foo" in failed.message
     assert outcome([event for event in events if event.request_id == "good"])[0] == "bcde"
+
+
+def test_a_grammar_that_is_refused_again_and_again_keeps_nothing_of_the_requests() -> None:
+    engine = Engine()
+    engine.run(submit("a", grammar="start: (foo"))
+    lengths = []
+    for _ in range(3):
+        with pytest.raises(InvalidRequest) as refused:
+            engine.core._grammars.get("start: (foo")
+        lengths.append(len(refused.traceback))
+    assert len(set(lengths)) == 1
 
 
 def test_a_grammar_that_gets_too_complex_fails_its_request_without_a_dump_of_it() -> None:

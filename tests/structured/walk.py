@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import random
 
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher
 
 from appliance.engine.grammar import LIMITS
+from tests.fake_backend import FakeBackend
 
-END = 0
 _CLOSING = b'"}],'
 
-
-class _Bytes:
-    """What llguidance's ``LLTokenizer`` wants to know."""
-
-    is_tokenizer_wrapper = True
-    eos_token_id = END
-    bos_token_id = None
-    special_token_ids = (END,)
-    tokens = (b"<|end|>", *(bytes([byte]) for byte in range(1, 256)))
-
-    def __call__(self, text: bytes | str) -> list[int]:
-        return list(text if isinstance(text, bytes) else text.encode())
-
-
-TOKENIZER = LLTokenizer(_Bytes(), slices=[])
+TOKENIZER = FakeBackend().grammar_vocabulary()
 
 
 def compiled(grammar: str) -> LLMatcher:
