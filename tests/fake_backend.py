@@ -146,7 +146,7 @@ class FakeBackend:
     def close_sampler(self, sequence: Sequence) -> None:
         del self.samplers[sequence]
 
-    def run(self, plan: StepPlan) -> list[Sampled]:
+    def run(self, plan: StepPlan, lane: int = 0) -> list[Sampled]:
         self._go_wrong()
         self.steps.append(plan)
         if self._model.step_s:

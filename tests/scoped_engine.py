@@ -22,8 +22,8 @@ def answer_of(scope: str, prompt: str) -> str:
 
 
 class ScopedBackend(FakeBackend):
-    def run(self, plan: StepPlan) -> list[Sampled]:
-        sampled = super().run(plan)
+    def run(self, plan: StepPlan, lane: int = 0) -> list[Sampled]:
+        sampled = super().run(plan, lane)
         sequences = [chunk.sequence for chunk in plan.chunks if chunk.wants_logits]
         found = []
         for sequence, result in zip(sequences, sampled, strict=True):

@@ -104,8 +104,8 @@ class Backend(Protocol):
 
     def close_sampler(self, sequence: Sequence) -> None: ...
 
-    def run(self, plan: StepPlan) -> list[Sampled]:
-        """Computes a step; one result for each chunk that wants logits, in order.
+    def run(self, plan: StepPlan, lane: int) -> list[Sampled]:
+        """Computes a step in the context of a lane; one result for each chunk that wants logits, in order.
 
         Raises:
             KVCacheFull, BadBatch, BackendFatal

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from llguidance import LLMatcher
 
-from appliance import logs
 from appliance.engine.backend import Backend, BadBatch, KVCacheFull, Sampled
 from appliance.engine.grammar import Constraint, GrammarCompiler
+from appliance.engine.lane import Lane, Lanes
 from appliance.engine.messages import (
     Accepted,
     Detokenize,
@@ -32,9 +32,7 @@ from appliance.engine.messages import (
     Tokenize,
     Tokenized,
 )
-from appliance.engine.pace import Pace
 from appliance.engine.request import OpenRequest
-from appliance.engine.scheduler import Scheduler
 from appliance.engine.sequence import Sequence
 from appliance.engine.step import StepPlan
 from appliance.engine.text import TextStream
@@ -74,47 +72,40 @@ class EngineCore:
         self._backend = backend
         self._longest_token_bytes = longest_token_bytes
         self._n_ctx_seq = min(info.n_ctx, info.n_ctx_train)
-        self._scheduler = Scheduler(
-            n_ctx=info.n_ctx,
-            n_batch=n_batch,
-            n_seq_max=info.n_seq_max,
-            max_running=max_running,
-            exact_batch=info.exact_batch,
-            exact_reuse=info.exact_reuse,
-            prefix_reuse=prefix_reuse and info.can_share_prefix,
+        lane = Lane(
+            0, info, n_batch=n_batch, max_running=max_running, prefix_reuse=prefix_reuse, prompt_step_s=prompt_step_s
         )
-        self._pace = Pace(n_batch=n_batch, step_s=prompt_step_s)
+        self._lanes = Lanes([lane])
         self._counts = Counts()
         self._grammars = GrammarCompiler(backend.grammar_vocabulary, on_compiled)
         self._requests: dict[str, OpenRequest] = {}
         # Those whose grammar is being compiled.
         self._uncompiled: dict[str, Submit] = {}
-        self._n_full_in_a_row = 0
 
     @property
     def is_idle(self) -> bool:
-        return self._scheduler.is_idle
+        return not self._requests
 
     @property
     def only_decodes(self) -> bool:
         """Whether the next step is a short one: there are sequences, and each only gets a token."""
-        return not self.is_idle and self._scheduler.only_decodes
+        return not self.is_idle and self._lanes.only_decode
 
     @property
     def load(self) -> Load:
-        scheduler = self._scheduler
+        schedulers = [lane.scheduler for lane in self._lanes]
         return Load(
-            n_running=scheduler.n_running,
-            n_waiting=scheduler.n_waiting + len(self._uncompiled),
-            n_cells_used=scheduler.n_cells_used,
-            n_cells=self._backend.info.n_ctx,
-            n_retained=scheduler.n_retained,
+            n_running=sum(scheduler.n_running for scheduler in schedulers),
+            n_waiting=sum(scheduler.n_waiting for scheduler in schedulers) + len(self._uncompiled),
+            n_cells_used=sum(scheduler.n_cells_used for scheduler in schedulers),
+            n_cells=self._backend.info.n_ctx * len(schedulers),
+            n_retained=sum(scheduler.n_retained for scheduler in schedulers),
             n_steps=self._counts.n_steps,
             n_prompt_computed=self._counts.n_prompt_computed,
             n_prompt_reused=self._counts.n_prompt_reused,
             n_sampled=self._counts.n_sampled,
-            n_preempted=scheduler.n_preempted,
-            n_evicted=scheduler.n_evicted,
+            n_preempted=sum(scheduler.n_preempted for scheduler in schedulers),
+            n_evicted=sum(scheduler.n_evicted for scheduler in schedulers),
             compute_s=self._counts.compute_s,
             longest_step_s=self._counts.longest_step_s,
         )
@@ -173,23 +164,23 @@ class EngineCore:
         return failed + [self._fail(request, code, message) for request in list(self._requests.values())]
 
     def step(self) -> list[Event]:
-        """Computes one step; the events it led to, in order."""
-        plan = self._scheduler.schedule(self._pace.limits())
+        """Computes one step of one lane; the events it led to, in order."""
+        lane, plan = self._lanes.schedule()
         now = self._now()
         for chunk in plan.chunks:
             request = self._requests[chunk.sequence.request_id]
             if request.started_at is None:
                 request.started_at = now
         try:
-            sampled = self._backend.run(plan)
+            sampled = self._backend.run(plan, lane.number)
         except KVCacheFull as error:
-            return self._recover_room(plan, str(error))
+            return [] if lane.free_room(plan) else self._fail_plan(plan, str(error))
         except BadBatch as error:
             return self._fail_plan(plan, f"the backend refused a batch: {error}")
-        self._n_full_in_a_row = 0
         ended_at = self._now()
+        lane.step_done(plan, ended_at - now)
         self._count(plan, len(sampled), ended_at - now)
-        self._scheduler.apply(plan, [result.token for result in sampled])
+        lane.scheduler.apply(plan, [result.token for result in sampled])
         events: list[Event] = []
         results = iter(sampled)
         for chunk in plan.chunks:
@@ -200,16 +191,13 @@ class EngineCore:
                 events.append(
                     Progress(sequence.request_id, min(sequence.n_computed, sequence.n_prompt), sequence.n_prompt)
                 )
-        if self._scheduler.is_idle and log.isEnabledFor(logging.DEBUG):
-            self._scheduler.check_integrity()
+        if lane.scheduler.is_idle and log.isEnabledFor(logging.DEBUG):
+            lane.scheduler.check_integrity()
         return events
 
     def _count(self, plan: StepPlan, n_sampled: int, step_s: float) -> None:
-        n_prompt = plan.n_prompt_tokens
-        n_decoding = plan.n_tokens - n_prompt
-        self._pace.observe(n_prompt=n_prompt, n_decoding=n_decoding, step_s=step_s)
         self._counts.n_steps += 1
-        self._counts.n_prompt_computed += n_prompt
+        self._counts.n_prompt_computed += plan.n_prompt_tokens
         self._counts.n_sampled += n_sampled
         self._counts.compute_s += step_s
         if step_s > self._counts.longest_step_s:
@@ -226,8 +214,9 @@ class EngineCore:
                 "one must be left for the answer. Shorten the prompt, or raise n_ctx",
                 param="prompt",
             )
+        lane = self._lanes.first
         request = OpenRequest(
-            message, self._backend, n_prompt=len(tokens), n_ctx=self._n_ctx_seq, submitted_at=self._now()
+            message, self._backend, lane, n_prompt=len(tokens), n_ctx=self._n_ctx_seq, submitted_at=self._now()
         )
         if message.echo:
             request.echo = "".join(part.text for part in message.parts) or self._text_of(message.tokens)
@@ -248,7 +237,7 @@ class EngineCore:
         self._open_samplers(request, matcher)
         for sequence in request.open.values():
             request.text[sequence.index] = TextStream(message.stop)
-            self._scheduler.add(sequence)
+            lane.scheduler.add(sequence)
         return request
 
     def _tokenize(self, parts: tuple[PromptPart, ...]) -> list[int]:
@@ -300,7 +289,7 @@ class EngineCore:
         for token in result.forced:
             if reason is not None:
                 break
-            self._scheduler.force(sequence, token)
+            request.lane.scheduler.force(sequence, token)
             more, _, reason = request.go_on(sequence, token, None)
             released += more
         else:
@@ -320,7 +309,7 @@ class EngineCore:
         return events
 
     def _close(self, request: OpenRequest, sequence: Sequence) -> None:
-        self._scheduler.finish(sequence)
+        request.lane.scheduler.finish(sequence)
         self._backend.close_sampler(sequence)
         del request.open[sequence.index]
         request.n_completion += sequence.n_completion
@@ -344,7 +333,7 @@ class EngineCore:
 
     def _fail(self, request: OpenRequest, code: str, message: str) -> Event:
         for sequence in request.open.values():
-            self._scheduler.discard(sequence)
+            request.lane.scheduler.discard(sequence)
             self._backend.close_sampler(sequence)
         request.open.clear()
         self._forget(request)
@@ -354,17 +343,6 @@ class EngineCore:
         for sequence in list(request.open.values()):
             self._close(request, sequence)
         del self._requests[request.submit.request_id]
-
-    def _recover_room(self, plan: StepPlan, message: str) -> list[Event]:
-        """The backend had less room than the books say: free what can be freed, and plan again."""
-        self._n_full_in_a_row += 1
-        log.warning(logs.event("kv_cache_full", n_tokens=plan.n_tokens, in_a_row=self._n_full_in_a_row))
-        if self._n_full_in_a_row == 1 and self._scheduler.drop_retained():
-            return []
-        if self._n_full_in_a_row <= 2 and self._scheduler.yield_room():
-            return []
-        self._n_full_in_a_row = 0
-        return self._fail_plan(plan, message)
 
     def _fail_plan(self, plan: StepPlan, message: str) -> list[Event]:
         request_ids = {chunk.sequence.request_id for chunk in plan.chunks}

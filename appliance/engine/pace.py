@@ -50,8 +50,10 @@ class Pace:
         if n_prompt >= min(MIN_CHUNK, self._n_batch):  # else all but nothing of it went into the prompt
             (self._beside_decode if n_decoding else self._alone).observe(n_prompt, step_s)
 
-    def limits(self) -> PromptLimits:
+    def limits(self, n_lanes: int = 1) -> PromptLimits:
+        """The limits of one of ``n_lanes`` whose steps take turns: what streams in one waits for all others' steps."""
+        beside_s = self._step_s / n_lanes
         return PromptLimits(
-            beside_decode=self._beside_decode.chunk(self._step_s, self._n_batch),
-            alone=self._alone.chunk(ALONE_STEP_S, self._n_batch),
+            beside_decode=self._beside_decode.chunk(beside_s, self._n_batch),
+            alone=self._alone.chunk(ALONE_STEP_S if n_lanes == 1 else beside_s, self._n_batch),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from appliance.engine.backend import Backend
+from appliance.engine.lane import Lane
 from appliance.engine.messages import Submit, TokenLogprob
 from appliance.engine.sequence import Sequence
 from appliance.engine.text import TextStream
@@ -16,6 +17,7 @@ class OpenRequest:
 
     submit: Submit
     backend: Backend
+    lane: Lane
     n_prompt: int
     n_ctx: int
     submitted_at: float

@@ -46,3 +46,12 @@ def test_a_few_tokens_teach_nothing() -> None:
     pace = Pace(n_batch=512, step_s=0.25)
     pace.observe(n_prompt=2, n_decoding=4, step_s=1.0)
     assert pace.limits().beside_decode == MIN_CHUNK
+
+
+def test_lanes_that_take_turns_share_the_time_that_streams_may_wait() -> None:
+    pace = Pace(n_batch=4096, step_s=0.2)
+    for n_decoding in (0, 4):
+        pace.observe(n_prompt=1000, n_decoding=n_decoding, step_s=1.0)
+    alone, shared = pace.limits(), pace.limits(2)
+    assert (alone.beside_decode, shared.beside_decode) == (200, 100)
+    assert (alone.alone, shared.alone) == (1000, 100)

@@ -135,7 +135,7 @@ class LlamaBackend:
         self._samplers.pop(sequence).close()
         self._constraints.pop(sequence, None)
 
-    def run(self, plan: StepPlan) -> list[Sampled]:
+    def run(self, plan: StepPlan, lane: int) -> list[Sampled]:
         self._context.apply_memory(plan.memory)
         if not plan.chunks:
             return []

@@ -1,0 +1,97 @@
+"""The engine's part for one context of the backend: what runs there, its books, and how fast it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from appliance import logs
+from appliance.engine.backend import BackendInfo
+from appliance.engine.pace import Pace
+from appliance.engine.scheduler import Scheduler
+from appliance.engine.step import StepPlan
+
+log = logging.getLogger(__name__)
+
+
+class Lane:
+    """Sequences of different lanes are never in one step and share no prefixes.
+
+    ``number`` is the backend's number of the context.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        info: BackendInfo,
+        *,
+        n_batch: int,
+        max_running: int,
+        prefix_reuse: bool,
+        prompt_step_s: float,
+    ) -> None:
+        self.number = number
+        self.scheduler = Scheduler(
+            n_ctx=info.n_ctx,
+            n_batch=n_batch,
+            n_seq_max=info.n_seq_max,
+            max_running=max_running,
+            exact_batch=info.exact_batch,
+            exact_reuse=info.exact_reuse,
+            prefix_reuse=prefix_reuse and info.can_share_prefix,
+        )
+        self.pace = Pace(n_batch=n_batch, step_s=prompt_step_s)
+        self._n_full_in_a_row = 0
+
+    def schedule(self, n_busy: int) -> StepPlan:
+        """This lane's next step, where ``n_busy`` lanes have work and take turns."""
+        return self.scheduler.schedule(self.pace.limits(n_busy))
+
+    def step_done(self, plan: StepPlan, step_s: float) -> None:
+        """``plan`` was computed and took ``step_s``."""
+        self._n_full_in_a_row = 0
+        n_prompt = plan.n_prompt_tokens
+        self.pace.observe(n_prompt=n_prompt, n_decoding=plan.n_tokens - n_prompt, step_s=step_s)
+
+    def free_room(self, plan: StepPlan) -> bool:
+        """The backend had less room for ``plan`` than the books say: frees what can be freed, to plan again.
+
+        False if nothing could be, or if that has not helped.
+        """
+        self._n_full_in_a_row += 1
+        log.warning(
+            logs.event("kv_cache_full", lane=self.number, n_tokens=plan.n_tokens, in_a_row=self._n_full_in_a_row)
+        )
+        if self._n_full_in_a_row == 1 and self.scheduler.drop_retained():
+            return True
+        if self._n_full_in_a_row <= 2 and self.scheduler.yield_room():
+            return True
+        self._n_full_in_a_row = 0
+        return False
+
+
+class Lanes:
+    """All lanes of an engine, by their numbers; those with work take turns."""
+
+    def __init__(self, lanes: list[Lane]) -> None:
+        self._lanes = lanes
+        self._latest = 0
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes)
+
+    @property
+    def first(self) -> Lane:
+        return self._lanes[0]
+
+    @property
+    def only_decode(self) -> bool:
+        """Whether no lane has more to do than to go on with its answers."""
+        return all(lane.scheduler.only_decodes for lane in self._lanes)
+
+    def schedule(self) -> tuple[Lane, StepPlan]:
+        """The next step, and the lane whose turn it is. Its chunks are empty if nothing can be computed."""
+        busy = [lane for lane in self._lanes if not lane.scheduler.is_idle] or self._lanes[:1]
+        lane = next((lane for lane in busy if lane.number > self._latest), busy[0])
+        self._latest = lane.number
+        return lane, lane.schedule(len(busy))
