@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
-_MAX_DEPTH = 16
+import orjson
+
+# Of what leads from schema to schema.
+MAX_DEPTH = 16
 _PYTHON = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
 
 def types_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[str]:
     """The names of the JSON types that a value may have; empty: any. ``root`` is where references lead."""
     schema = resolved(schema, root)
-    if depth > _MAX_DEPTH:
+    if depth > MAX_DEPTH:
         return frozenset()
     if "enum" in schema and isinstance(schema["enum"], list):
         return frozenset(map(type_of, schema["enum"]))
@@ -28,7 +32,8 @@ def types_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[
         if isinstance(schema.get(key), list):
             found = [types_of(part, root, depth + 1) for part in schema[key]]
             return frozenset().union(*found) if all(found) else frozenset()
-    for part in schema.get("allOf") or ():
+    parts = schema.get("allOf")
+    for part in parts if isinstance(parts, list) else ():
         if types := types_of(part, root, depth + 1):
             return types
     return frozenset()
@@ -36,17 +41,26 @@ def types_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[
 
 def resolved(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
     """The schema that a reference leads to, or ``schema`` itself; what is none allows anything."""
-    for _ in range(_MAX_DEPTH):
+    for _ in range(MAX_DEPTH):
         if not isinstance(schema, dict):
             return {}
         reference = schema.get("$ref")
         if not (isinstance(reference, str) and reference.startswith("#")):
             return schema
-        schema = root
-        for step in reference[1:].split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
-            schema = schema.get(name) if isinstance(schema, Mapping) else None
+        schema = referred(schema, root)
     return {}
+
+
+def referred(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    """What its reference leads to; None if that is no place in ``root``, by a pointer."""
+    reference = schema["$ref"]
+    if reference != "#" and not (isinstance(reference, str) and reference.startswith("#/")):
+        return None
+    found: Any = root
+    for step in reference[1:].split("/")[1:]:
+        name = unquote(step).replace("~1", "/").replace("~0", "~")
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
 
 
 def properties_of(root: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,6 +72,14 @@ def properties_of(root: Mapping[str, Any]) -> dict[str, Any]:
 def type_of(value: Any) -> str:
     """The name of a value's JSON type."""
     return "null" if value is None else _PYTHON.get(type(value), "")
+
+
+def is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def argument_json(text: str, types: frozenset[str]) -> str:

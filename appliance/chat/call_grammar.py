@@ -14,13 +14,14 @@ from typing import Any
 from appliance.chat.argument_types import properties_of, resolved, types_of
 from appliance.chat.dialect import Dialect, JSONArguments, Piece, TaggedArguments
 from appliance.chat.formats import JSON_STYLE
+from appliance.chat.plain_values import can_hold, can_hold_key, is_only_properties, listed, says_only
+from appliance.chat.subschemas import standalone
 from appliance.chat.tools import Tool
 from appliance.engine.control_tokens import special_token
 from appliance.errors import InvalidRequest
 
 _SCALARS = frozenset(["string", "number", "integer", "boolean", "null"])
-# What says nothing of the value.
-_NOTES = frozenset(["type", "title", "description", "default", "examples", "enum", "const", "deprecated"])
+_LISTS = frozenset(["type", "enum", "const"])
 _COMMON = """\
 TEXT: /(?s:.+)/
 ANY: /(?s:.*)/
@@ -110,6 +111,7 @@ class _Builder:
         schema, properties = resolved(root, root), properties_of(root)
         required = schema.get("required")
         required = [key for key in required if isinstance(key, str)] if isinstance(required, list) else []
+        self._check(tool, not tool.strict or is_only_properties(root), "its parameters")
         if not properties and not required:
             self._check(tool, not tool.strict or schema.get("additionalProperties") is False, "its parameters")
             if schema.get("additionalProperties") is False:
@@ -118,6 +120,14 @@ class _Builder:
             return f"({key} {self._until(form.after_value)})*"
         written = []
         for key in dict.fromkeys([*properties, *required]):
+            if properties.get(key) is False:
+                continue
+            if not can_hold_key(form, key):
+                raise InvalidRequest(
+                    f"the model can't write the name {key!r:.200} of the tool {tool.name}'s parameter: it holds the "
+                    "mark that ends a name",
+                    param="tools",
+                )
             value = self._value(form, tool, key, properties.get(key, {}))
             before = f"{self._fixed(form.before_key)} {_literal(key)}"
             written.append(f"({before} ({value})){'' if key in required else '?'}")
@@ -126,22 +136,26 @@ class _Builder:
     def _value(self, form: TaggedArguments, tool: Tool, key: str, schema: Any) -> str:
         root = tool.parameters
         types = types_of(schema, root)
-        as_json = self._json(_with_definitions(schema, root), JSONArguments())
-        as_json = f"{self._fixed(form.before_json)} {as_json}"
-        as_json += f" {self._fixed(form.after_value)}"
+        as_json = self._json(standalone(schema, root), JSONArguments())
+        as_json = f"{self._fixed(form.before_json)} {as_json} {self._fixed(form.after_value)}"
         if types and "string" not in types:
             return as_json
-        found = resolved(schema, root)
-        choices = found.get("enum", [found["const"]] if "const" in found else None)
-        if isinstance(choices, list) and types == {"string"}:
-            before = self._fixed(form.before_string)
-            return " | ".join(f"{before} {self._joined(choice, form.after_value)}" for choice in choices)
-        is_marked = form.before_string != form.before_json
-        parts = [found, *(resolved(part, root) for part in found.get("anyOf") or found.get("oneOf") or ())]
-        is_plain = types and types <= _SCALARS and all(part.keys() <= _NOTES | {"anyOf", "oneOf"} for part in parts)
-        self._check(tool, not tool.strict or (bool(is_plain) and (choices is None)), f"that of {key}")
+        what = f"that of {key}"
+        if (values := listed(schema, root)) is not None:
+            kept = [value for value in values if can_hold(form, value, types)]
+            is_exact = len(kept) == len(values) and says_only(_LISTS, schema, root)
+            self._check(tool, not tool.strict or is_exact, what)
+            if kept:
+                return " | ".join(self._listed(form, value) for value in kept)
+        is_plain = bool(types) and types <= _SCALARS and says_only({"type"}, schema, root)
+        self._check(tool, not tool.strict or is_plain, what)
         as_text = f"{self._fixed(form.before_string)} {self._until(form.after_value)}"
+        is_marked = form.before_string != form.before_json
         return f"{as_text} | {as_json}" if is_marked and types != {"string"} else as_text
+
+    def _listed(self, form: TaggedArguments, value: Any) -> str:
+        before, text = (form.before_string, value) if isinstance(value, str) else (form.before_json, _literal(value))
+        return f"{self._fixed(before)} {self._joined(text, form.after_value)}"
 
     def _check(self, tool: Tool, is_kept: bool, what: str) -> None:
         if not is_kept:
@@ -192,11 +206,5 @@ def _written(piece: Piece) -> str:
     return f"/{piece.text}/" if piece.kind == "slot" else _literal(piece.text)
 
 
-def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _with_definitions(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
-    """A part of ``root`` that can stand alone."""
-    definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
-    return {**definitions, **(schema if isinstance(schema, dict) else {})}
+def _literal(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from appliance.chat.argument_types import argument_json, properties_of, types_of
+from appliance.chat.argument_types import argument_json, is_json, properties_of, types_of
 from appliance.chat.dialect import Dialect, Piece, TaggedArguments
 from appliance.chat.tools import CallArguments, CallBegun, CallEvent, Content, Tool
 
-_NAME = re.compile(r"[\w-]+")
 _STRING = frozenset(["string"])
 _STRUCTURE = re.compile(r'["\\{}\[\]]')
 
@@ -29,6 +28,8 @@ class ToolCallParser:
 
     def __init__(self, dialect: Dialect, tools: Sequence[Tool]) -> None:
         self._tools = {tool.name: tool for tool in tools}
+        # Letters of some scripts are no \w: those that go with another one.
+        self._name = re.compile(rf"[\w{re.escape(''.join(self._tools))}-]+")
         self._dialect = dialect
         self._mark = dialect.pieces(dialect.mark)
         self._after_name = dialect.pieces(dialect.after_name)
@@ -44,7 +45,9 @@ class ToolCallParser:
         self._json = _JSONObject()
         self._n_arguments = 0
         self._key = ""
+        self._n_seen = 0  # characters of a value in which no end of it begins
         self._types: frozenset[str] = frozenset()
+        self._is_json = False
 
     def push(self, text: str) -> list[CallEvent]:
         """What is known now that the answer went on by ``text``."""
@@ -126,19 +129,25 @@ class ToolCallParser:
         if form.before_json == form.before_string:
             root = self._tool.parameters
             self._types = types_of(properties_of(root).get(key), root)
+            self._is_json = bool(self._types) and "string" not in self._types
         else:
-            self._types = frozenset(["string"] if ends[end] == form.before_string else [])
+            self._types, self._is_json = _STRING, ends[end] == form.before_json
         self._key = key
+        self._n_seen = 0
         self._buffer = self._buffer[end + len(ends[end]) :]
         self._state = self._read_value
         return True
 
     def _read_value(self) -> bool:
         mark = self._tagged.after_value
-        end = self._buffer.find(mark)
+        end = self._buffer.find(mark, self._n_seen)
+        while end >= 0 and self._is_json and not is_json(self._buffer[:end]):  # the mark stands in a text of it
+            end = self._buffer.find(mark, end + 1)
         if end < 0:
+            self._n_seen = max(0, len(self._buffer) - len(mark) + 1)
             raise _MoreWanted
-        value = argument_json(self._buffer[:end], self._types)
+        text = self._buffer[:end]
+        value = text.strip() if self._is_json else argument_json(text, self._types)
         before = "," if self._n_arguments else "{"
         self._n_arguments += 1
         self._events.append(CallArguments(self._index, f"{before}{argument_json(self._key, _STRING)}:{value}"))
@@ -184,7 +193,7 @@ class ToolCallParser:
         position = self._match(before, start)
         if position is None:
             return None
-        name = _NAME.match(self._buffer, position)
+        name = self._name.match(self._buffer, position)
         if name is None and position < len(self._buffer):
             return None
         if name is None or name.end() == len(self._buffer):

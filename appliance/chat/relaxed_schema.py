@@ -10,6 +10,7 @@ import orjson
 from llguidance import LLMatcher
 
 from appliance.chat import json_schema
+from appliance.chat.subschemas import subschemas
 
 
 def relaxed(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def relaxed(schema: Mapping[str, Any]) -> dict[str, Any]:
     try:
         for node, word in json_schema.unenforceable(copy):
             node.pop(word, None)
-        for node in json_schema.subschemas(copy):
+        for node in subschemas(copy):
             _relax(node)
     except (AttributeError, TypeError, ValueError):  # what should be a number is a text, and the like
         return dict(schema)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-import orjson
-
+from appliance.chat.argument_types import is_json
 from appliance.chat.call_grammar import answer_grammar
 from appliance.chat.call_parser import ToolCallParser
 from appliance.chat.dialect import Dialect
@@ -104,7 +103,7 @@ class AnswerReader:
         use = self._use
         if reason != "stop" or (self._arguments is None and not use.must_call):
             return reason
-        if self._arguments is None or not _is_json(self._arguments):
+        if self._arguments is None or not is_json("".join(self._arguments)):
             return "length"
         if use.is_named:
             return "stop"
@@ -158,11 +157,3 @@ def _tool(function: FunctionDefinition, param: str) -> Tool:
         param = f"{param}.parameters"
         raise InvalidRequest(f"{param}: want a JSON schema of the type 'object'", param=param)
     return Tool(function.name, function.description, parameters, strict=bool(function.strict))
-
-
-def _is_json(pieces: list[str]) -> bool:
-    try:
-        orjson.loads("".join(pieces))
-    except orjson.JSONDecodeError:
-        return False
-    return True
