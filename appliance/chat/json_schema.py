@@ -6,6 +6,7 @@ here: keywords of other drafts, numbers that it rounds, patterns that mean somet
 
 from __future__ import annotations
 
+import bisect
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,9 +69,12 @@ def check(schema: Mapping[str, Any]) -> None:
     targets = {look.target(node["$ref"]) for node in nodes.values() if isinstance(node, dict) and "$ref" in node}
     if sum(heights[target] for target in targets if target is not None) > MAX_LEVELS:
         raise Unenforceable(f"$ref: what is referred to has more than {MAX_LEVELS} levels, all together")
-    multiple = math.lcm(*(look.check(path, node) for path, node in nodes.items() if isinstance(node, dict)))
-    if multiple > MAX_MULTIPLE:
-        raise Unenforceable(f"multipleOf: multiples of {multiple}, of all together, take too long to find")
+    multiple = 1
+    for path, node in nodes.items():
+        if isinstance(node, dict):
+            multiple = math.lcm(multiple, look.check(path, node))
+            if multiple > MAX_MULTIPLE:
+                raise Unenforceable(f"multipleOf: multiples of {multiple}, of all together, take too long to find")
     _check_bounds([node for node in nodes.values() if isinstance(node, dict)])
     if is_endless(nodes):
         raise Unenforceable("no JSON meets it: it holds itself and never ends")
@@ -85,13 +89,6 @@ def unenforceable(schema: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     collect(schema, "", nodes, {})
     look = _Look(schema, dialect_of(schema), nodes)
     return [(n, word) for path, n in nodes.items() if isinstance(n, dict) for word, _ in look.problems(path, n)]
-
-
-def subschemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """Itself, and all schemas in it that are objects."""
-    nodes: dict[str, Any] = {}
-    collect(schema, "", nodes, {})
-    return [node for node in nodes.values() if isinstance(node, dict)]
 
 
 def dialect_of(schema: Mapping[str, Any]) -> Any:
@@ -165,11 +162,13 @@ def _check_bounds(nodes: Sequence[Mapping[str, Any]]) -> None:
         # Draft 4 has true here, which makes an open bound of the other word's.
         open_lows = {_open(node, "exclusiveMinimum", "minimum") for node in members} - {None}
         open_highs = {_open(node, "exclusiveMaximum", "maximum") for node in members} - {None}
-        for word, bound, others in (
-            *(("exclusiveMinimum", low, {high - low for high in highs | open_highs}) for low in open_lows),
-            *(("exclusiveMaximum", high, {high - low for low in lows | open_lows}) for high in open_highs),
+        above, below = sorted(highs | open_highs), sorted(-low for low in lows | open_lows)
+        for word, bound, sign, others in (
+            *(("exclusiveMinimum", low, 1, above) for low in open_lows),
+            *(("exclusiveMaximum", high, -1, below) for high in open_highs),
         ):
-            if bound == int(bound) and any(0 < distance < 1 for distance in others):
+            nearest = bisect.bisect_right(others, sign * bound)
+            if bound == int(bound) and nearest < len(others) and others[nearest] - sign * bound < 1:
                 raise Unenforceable(f"{word}: {bound} can't be enforced with another bound less than 1 away")
 
 

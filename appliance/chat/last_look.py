@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
 import jsonschema
+import orjson
 from jsonschema import validators
 from referencing import Registry
 
 from appliance.chat.json_schema import dialect_of
 
-# The last look follows references at every level of a value, in each member of an anyOf: twice as many a level deeper.
-MAX_FOLLOWED = 10_000
+# What a look may cost: it compares each member of a value with each of an anyOf or an enum, and by references there may
+# be twice as much to do a level deeper. A million takes about a second.
+MAX_COST = 1_000_000
+
+_Look = Callable[[Any, Any, Any, Mapping[str, Any]], Iterator[Any] | None]
 
 
 class TooIntricate(Exception):
@@ -28,18 +32,34 @@ def violation(schema: Mapping[str, Any], value: Any) -> str | None:
     Raises TooIntricate.
     """
     kind = _last_look(dialect_of(schema))
-    n_followed = 0
+    left = MAX_COST
+    costs: dict[int, int] = {}  # by the identity of what a keyword wants, which lives as long as the schema
 
-    def followed(validator: Any, reference: Any, instance: Any, node: Mapping[str, Any]) -> Iterator[Any]:
-        nonlocal n_followed
-        n_followed += 1
-        if n_followed > MAX_FOLLOWED:
-            raise TooIntricate
-        yield from kind.VALIDATORS["$ref"](validator, reference, instance, node)
+    def bounded(word: str, look: _Look) -> _Look:
+        def looked(validator: Any, wanted: Any, instance: Any, node: Mapping[str, Any]) -> Iterator[Any] | None:
+            nonlocal left
+            key = id(wanted)
+            if key not in costs:
+                costs[key] = _cost(word, wanted)
+            left -= costs[key]
+            if left < 0:
+                raise TooIntricate
+            return look(validator, wanted, instance, node)
 
-    counting = validators.extend(kind, {"$ref": followed})  # type: ignore[no-untyped-call]
-    error = next(counting(schema, registry=Registry()).iter_errors(value), None)
+        return looked
+
+    words = {word: bounded(word, look) for word, look in kind.VALIDATORS.items()}
+    validator = validators.extend(kind, words)(schema, registry=Registry())  # type: ignore[no-untyped-call]
+    error = next(validator.iter_errors(value), None)
     return None if error is None else f"{error.message[:200]} (at {error.json_path[:200]})"
+
+
+def _cost(word: str, wanted: Any) -> int:
+    if word == "$ref":
+        return 100
+    if word in ("const", "enum"):  # members are compared to their depth
+        return 10 + len(orjson.dumps(wanted)) // 4
+    return 10 + (len(wanted) if isinstance(wanted, list | dict) else 0)
 
 
 # Patterns are not looked at again: Python's re may take for ever over one, while the grammar took no longer than the

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from appliance.chat import last_look
 from appliance.chat.formats import MAX_GBNF_CHARS, Form, Verdicts, form_of, schema_form, violation
+from appliance.chat.json_schema import Unenforceable, _check_bounds
 from appliance.errors import InvalidRequest
 from appliance.schemas.completions import CompletionRequest
 from appliance.schemas.formats import MAX_SCHEMA_BYTES
@@ -185,6 +188,19 @@ def test_what_would_take_the_process_with_it_is_refused() -> None:
         form(grammar=f'start: r0\n{rules}\nr3000: "b"')
 
 
+def test_many_bounds_and_multiples_are_looked_at_in_no_time() -> None:
+    """Each bound with each other one would be gigabytes; the multiple of all is too long a number to be printed."""
+    bounds = [{"exclusiveMinimum": n} for n in range(4000)] + [{"maximum": -n} for n in range(4000)]
+    begun = time.thread_time()
+    _check_bounds([{"allOf": []}, *bounds])
+    assert time.thread_time() - begun < 1
+    with pytest.raises(Unenforceable, match="exclusiveMinimum: 7 "):
+        _check_bounds([{"allOf": []}, *bounds, {"maximum": 7.5}])
+    multiples = [{"multipleOf": 10**15 + 2 * n + 1} for n in range(500)]
+    with pytest.raises(InvalidRequest, match="take too long to find"):
+        Verdicts().check([schema_form({"anyOf": multiples}, "x")])
+
+
 def test_the_deepest_schema_is_looked_at() -> None:
     assert form(response_format=json_schema(nested(63))).grammar
 
@@ -208,6 +224,24 @@ def test_what_was_looked_at_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     verdicts.check([large])
     with pytest.raises(InvalidRequest, match="^z: uniqueItems"):  # whoever asks
         verdicts.check([Form(refused.grammar, "z")])
+
+
+@pytest.mark.parametrize(
+    ("items", "value"),
+    [
+        ({"anyOf": [{"const": n} for n in range(300)]}, 299),
+        ({"enum": [[[[n]]] for n in range(500)]}, [[[499]]]),
+        ({"type": "object", "properties": {f"p{n}": {} for n in range(500)}}, {}),
+    ],
+)
+def test_the_last_look_has_an_end_for_long_lists_too(
+    monkeypatch: pytest.MonkeyPatch, items: dict[str, Any], value: Any
+) -> None:
+    grammar = schema_form({"type": "array", "items": items}, "x").grammar
+    assert "wrong" in (violation(grammar, json.dumps([*[value] * 30, "wrong"])) or "")
+    monkeypatch.setattr(last_look, "MAX_COST", 10_000)
+    assert violation(grammar, json.dumps([*[value] * 30, "wrong"])) is None
+    assert violation(grammar, json.dumps([value, "wrong"])) is not None
 
 
 @pytest.mark.parametrize(
