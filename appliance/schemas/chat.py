@@ -66,4 +66,6 @@ class ChatRequest(GenerationFields):
 
     @property
     def may_call(self) -> bool:
-        return bool(self.offered) and self.choice.type != "none"
+        """Not where one of both fields says that nothing is, whichever of them it was meant for."""
+        choices = [choice.type for choice in (self.tool_choice, self.function_call) if choice is not None]
+        return bool(self.offered) and "none" not in choices

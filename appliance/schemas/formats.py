@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -14,22 +15,24 @@ MAX_SCHEMA_DEPTH = 64
 MAX_GRAMMAR_CHARS = 64 * 1024
 
 
+def levels(value: Any) -> Iterator[list[Any]]:
+    """What is in a value from JSON, level by level: its members, then theirs."""
+    members = [value]
+    while members := [
+        member
+        for one in members
+        for member in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+    ]:
+        yield members
+
+
 def _is_sound(schema: dict[str, Any]) -> dict[str, Any]:
-    level: list[Any] = [schema]
-    depth = 0
-    while level:
-        depth += 1
-        if depth > MAX_SCHEMA_DEPTH:
+    for depth, members in enumerate(levels(schema), 1):
+        if depth == MAX_SCHEMA_DEPTH and any(isinstance(member, dict | list) for member in members):
             raise ValueError(f"is nested deeper than {MAX_SCHEMA_DEPTH} levels")
-        members = [
-            member
-            for value in level
-            for member in (value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
-        ]
         # Python's JSON reader takes NaN for a number.
         if any(isinstance(member, float) and not math.isfinite(member) for member in members):
             raise ValueError("holds a number that JSON can't write")
-        level = [member for member in members if isinstance(member, dict | list)]
     try:
         size = len(orjson.dumps(schema))
     except TypeError as error:  # half a character, or an integer of more than 64 bits

@@ -7,10 +7,13 @@ from typing import Annotated, Literal
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from appliance.schemas.formats import levels
 from appliance.schemas.sampling import Text
 from appliance.schemas.tools import MAX_TOOLS, ToolName
 
 MAX_MESSAGES = 4096
+# Templates go into them by recursion.
+MAX_ARGUMENTS_DEPTH = 128
 
 # Templates print names and ids as they are: nothing that could be a control token.
 CallId = Annotated[Text, Field(pattern=r"^[\w.:/-]{1,128}$")]
@@ -33,6 +36,8 @@ def _is_an_object(text: str) -> str:
         raise ValueError(f"is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError("want a JSON object")
+    if any(depth > MAX_ARGUMENTS_DEPTH for depth, _ in enumerate(levels(value), 1)):
+        raise ValueError(f"is nested deeper than {MAX_ARGUMENTS_DEPTH} levels")
     return text
 
 

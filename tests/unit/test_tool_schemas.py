@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from appliance.schemas.chat import ChatRequest
 from appliance.schemas.refusal import refusal
+from appliance.service.conversation import template_messages
+from tests.chat.templates import compiled
 
 USER = {"role": "user", "content": "x"}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "a", "arguments": "{}"}}
@@ -23,6 +25,10 @@ def nested(depth: int) -> dict[str, Any]:
     for _ in range(depth):
         schema = {"properties": {"a": schema}}
     return schema
+
+
+def deep(depth: int) -> str:
+    return '{"a":' * depth + "1" + "}" * depth
 
 
 def refused(body: dict[str, Any]) -> tuple[str | None, str]:
@@ -120,11 +126,19 @@ def test_messages_that_do_not_fit_together(messages: list[Any], param: str, word
     assert words in message
 
 
-@pytest.mark.parametrize("arguments", ["{", "[1]", "nul", "{} x", "7", '{"a": NaN}', '{"a":' * 2000])
+@pytest.mark.parametrize("arguments", ["{", "[1]", "nul", "{} x", "7", '{"a": NaN}', '{"a":' * 2000, deep(129)])
 def test_arguments_of_a_call_are_a_json_object(arguments: str) -> None:
     call = {**CALL, "function": {"name": "a", "arguments": arguments}}
     param, _ = refused({"messages": [USER, {"role": "assistant", "tool_calls": [call]}]})
     assert param == "messages.1.tool_calls.0.function.arguments"
+
+
+def test_arguments_of_a_call_may_be_as_deep_as_templates_can_go() -> None:
+    call = {**CALL, "function": {"name": "a", "arguments": deep(128)}}
+    messages = ChatRequest.model_validate({"messages": [USER, {"role": "assistant", "tool_calls": [call]}]}).messages
+    template = compiled("{{ messages[-1].content | tojson }}")
+    (part,) = template.render(template_messages(messages))
+    assert part.text.count("{") > 128
 
 
 def test_a_call_without_arguments_may_say_nothing() -> None:
@@ -145,7 +159,9 @@ def test_a_call_without_arguments_may_say_nothing() -> None:
         ({"tool_choice": "none", "parallel_tool_calls": False}, False),
         ({"functions": [{"name": "a"}], "function_call": "none"}, False),
         ({"functions": [{"name": "a"}], "function_call": {"name": "a"}}, True),
-        ({"functions": [{"name": "a"}], "tool_choice": "none"}, True),  # it is of tools
+        ({"functions": [{"name": "a"}], "tool_choice": "none"}, False),
+        ({"tools": [tool()], "function_call": "none"}, False),
+        ({"tools": [tool()], "function_call": "auto"}, True),
     ],
 )
 def test_whether_the_model_may_call(body: dict[str, Any], may_call: bool) -> None:
