@@ -21,7 +21,7 @@ from appliance.service.catalog import ServedModel
 from appliance.service.context import RequestContext
 from appliance.service.engine_run import EngineRun
 from appliance.service.flight import Flight
-from appliance.service.forms import first_violation
+from appliance.service.forms import Parts, first_violation
 from appliance.service.metrics import Metrics
 from appliance.supervisor.supervisor import Supervisor
 
@@ -76,8 +76,10 @@ class Answers:
         self._n_kept = 0
         self._keeping: set[asyncio.Task[None]] = set()
 
-    async def find(self, model: ServedModel, submit: Submit, context: RequestContext) -> Source:
-        """Raises NotCached if the request wants a stored answer, and there is none."""
+    async def find(self, model: ServedModel, submit: Submit, context: RequestContext, parts_of: Parts) -> Source:
+        """Raises NotCached if the request wants a stored answer, and there is none. ``parts_of`` its texts must be as
+        they should for its answer to be kept.
+        """
         wanted = context.cache_control
         if (reason := self._reason_to_pass_by(submit, context)) is not None:
             if wanted.only_if_cached:
@@ -86,7 +88,8 @@ class Answers:
             if reason != NO_CACHE:
                 return Source(BYPASS, self._run(model, submit))
             # Computed afresh for this one; who comes meanwhile may join.
-            return Source(BYPASS, self._start(model, submit, context, answer_key(model.identity, submit)).listen())
+            key = answer_key(model.identity, submit)
+            return Source(BYPASS, self._start(model, submit, context, key, parts_of).listen())
         assert self._cache is not None
         key = answer_key(model.identity, submit)
         while True:
@@ -104,7 +107,7 @@ class Answers:
             if self._under_way(key, submit) is None and n_kept == self._n_kept:
                 break
         self._metrics.response_cache.saw_miss(model.name)
-        return Source(MISS, self._start(model, submit, context, key).listen())
+        return Source(MISS, self._start(model, submit, context, key, parts_of).listen())
 
     def _reason_to_pass_by(self, submit: Submit, context: RequestContext) -> str | None:
         if self._cache is None:
@@ -123,7 +126,9 @@ class Answers:
         self._metrics.response_cache.saw_join(model.name)
         return Source(JOINED, flight.listen())
 
-    def _start(self, model: ServedModel, submit: Submit, context: RequestContext, key: bytes) -> Flight:
+    def _start(
+        self, model: ServedModel, submit: Submit, context: RequestContext, key: bytes, parts_of: Parts
+    ) -> Flight:
         slot = (key, submit.is_batch)
 
         def land(flight: Flight) -> None:
@@ -132,7 +137,7 @@ class Answers:
             if self._cache is not None and flight.is_complete:
                 answer = complete_answer(submit, flight.batches)
                 if answer is not None and submit.grammar:
-                    task = asyncio.create_task(self._keep_sound(key, answer, model, submit, context))
+                    task = asyncio.create_task(self._keep_sound(key, answer, model, context, parts_of))
                     self._keeping.add(task)
                     task.add_done_callback(self._keeping.discard)
                 elif answer is not None:
@@ -142,10 +147,10 @@ class Answers:
         return flight
 
     async def _keep_sound(
-        self, key: bytes, answer: Answer, model: ServedModel, submit: Submit, context: RequestContext
+        self, key: bytes, answer: Answer, model: ServedModel, context: RequestContext, parts_of: Parts
     ) -> None:
         """Keeps it, unless it isn't as its form wants it."""
-        if await first_violation(submit.grammar, answer.stopped_texts) is None:
+        if await first_violation(parts_of, answer.stopped_texts) is None:
             self._keep(key, answer, model, context)
 
     def _keep(self, key: bytes, answer: Answer, model: ServedModel, context: RequestContext) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from appliance.chat.formats import Form, Verdicts, violation
+
+# The parts of a finished text that must have a form, each with it.
+Parts = Callable[[str], Sequence[tuple[Form, str]]]
 
 # Characters of a text times those of its schema: fewer take a few milliseconds, others are looked at on a thread.
 _INLINE_WORK = 200_000
@@ -28,16 +32,21 @@ class Forms:
             await asyncio.to_thread(self._verdicts.check, forms)
 
 
-async def first_violation(grammar: str, texts: Sequence[str]) -> str | None:
-    """What of finished texts isn't as their grammar wants it."""
-    if not grammar:
-        return None
-    for text in texts:
+class Violation(NamedTuple):
+    """What of a text isn't as the request's field ``param`` wants it."""
+
+    param: str
+    problem: str
+
+
+async def first_violation(parts_of: Parts, texts: Sequence[str]) -> Violation | None:
+    """What of finished texts isn't as the forms of their parts want it."""
+    for form, part in (found for text in texts for found in parts_of(text)):
         # By references, the work may double with each level of the text.
-        if len(text) * len(grammar) <= _INLINE_WORK and '"$ref"' not in grammar:
-            found = violation(grammar, text)
+        if len(part) * len(form.grammar) <= _INLINE_WORK and '"$ref"' not in form.grammar:
+            problem = violation(form.grammar, part)
         else:
-            found = await asyncio.to_thread(violation, grammar, text)
-        if found is not None:
-            return found
+            problem = await asyncio.to_thread(violation, form.grammar, part)
+        if problem is not None:
+            return Violation(form.param, problem)
     return None

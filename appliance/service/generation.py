@@ -14,7 +14,7 @@ from appliance.service.activity import Activity
 from appliance.service.answers import JOINED, Answers, Source
 from appliance.service.catalog import ServedModel
 from appliance.service.context import RequestContext
-from appliance.service.forms import Forms, first_violation
+from appliance.service.forms import Forms, Parts, first_violation
 
 
 @dataclass(slots=True)
@@ -43,9 +43,10 @@ class Generation:
         context: RequestContext,
         submit: Submit,
         forms: Forms,
-        wanted_forms: Sequence[Form] = (),
+        wanted_forms: Sequence[Form],
+        parts_of: Parts,
     ) -> None:
-        """``wanted_forms`` are looked at before anything else is done."""
+        """``wanted_forms`` are looked at before anything else is done, ``parts_of`` each text once it is whole."""
         self.submit = submit
         self.context = context
         self.state = "waiting"
@@ -63,6 +64,7 @@ class Generation:
         self._activity = activity
         self._forms = forms
         self._wanted_forms = wanted_forms
+        self._parts_of = parts_of
         self._last_piece_at: dict[int, float] = {}
         self._is_cancelled = False
         self._finish_reason = "stop"
@@ -93,7 +95,9 @@ class Generation:
             with self._activity.entry(self):
                 try:
                     await self._forms.check(self._wanted_forms)
-                    source = self.source = await self._answers.find(self._model, self.submit, self.context)
+                    source = self.source = await self._answers.find(
+                        self._model, self.submit, self.context, self._parts_of
+                    )
                 except ApplianceError as error:
                     self.refusal = error
                     raise
@@ -142,9 +146,9 @@ class Generation:
     async def _check_texts(self, choices: Sequence[Choice]) -> None:
         """Raises SchemaViolation. What was cut off at a length can't be as its schema wants it, and says so."""
         texts = ["".join(choice.text) for choice in choices if choice.finish_reason == "stop"]
-        found = await first_violation(self.submit.grammar, texts)
+        found = await first_violation(self._parts_of, texts)
         if found is not None:
-            error = SchemaViolation(f"the text isn't as its schema wants it: {found}", param="response_format")
+            error = SchemaViolation(f"the text isn't as its schema wants it: {found.problem}", param=found.param)
             self._outcome = str(error.code)
             self._activity.metrics.saw_schema_violation(self.context.model)
             raise error

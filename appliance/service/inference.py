@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
-from appliance.chat.formats import form_of
+from appliance.chat.formats import Form, form_of
 from appliance.engine.messages import Detokenize, Detokenized, Failed, PromptPart, Submit, Tokenize, Tokenized
 from appliance.engine.params import SamplingParams
 from appliance.errors import ENGINE_ERRORS, EngineFailed, InvalidRequest
@@ -108,7 +109,11 @@ class Inference:
                 "them out",
                 param=form.param,
             )
-        forms = tool_use.forms if tool_use is not None else (form,) if form is not None else ()
+        if tool_use is not None:
+            forms, parts_of = tool_use.forms, tool_use.strict_parts
+        else:
+            forms = (form,) if form is not None else ()
+            parts_of = partial(_whole, forms)
         params = sampling_params(request, model.sampling)
         generations = []
         for number, prompt in enumerate(prompts):
@@ -130,7 +135,9 @@ class Inference:
                 grammar=tool_use.grammar if tool_use is not None else form.grammar if form is not None else "",
                 shown_tokens=tool_use.shown_tokens if tool_use is not None else (),
             )
-            generations.append(Generation(self._answers, model, self._activity, context, submit, self._forms, forms))
+            generations.append(
+                Generation(self._answers, model, self._activity, context, submit, self._forms, forms, parts_of)
+            )
         return Completion(
             id=completion_id,
             model=model.name,
@@ -152,6 +159,10 @@ def sampling_params(fields: SamplingFields, defaults: Mapping[str, Any]) -> Samp
     if "dry_sequence_breakers" in given:
         given["dry_sequence_breakers"] = tuple(given["dry_sequence_breakers"])
     return SamplingParams(**given)
+
+
+def _whole(forms: Sequence[Form], text: str) -> Sequence[tuple[Form, str]]:
+    return [(form, text) for form in forms]
 
 
 def _new_id(prefix: str) -> str:

@@ -6,7 +6,7 @@ whole or as it comes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from appliance.chat.argument_types import is_json
@@ -48,6 +48,15 @@ class ToolUse:
 
     def reader(self) -> AnswerReader:
         return AnswerReader(self)
+
+    def strict_parts(self, text: str) -> Sequence[tuple[Form, str]]:
+        """The arguments in a whole answer that must be as their tools want them; none that are cut off."""
+        strict = {tool.name: form for tool, form in zip(self.tools, self.forms, strict=True) if tool.strict}
+        if not strict:
+            return ()
+        reading = self.read(text, "stop")
+        calls = reading.calls[:-1] if reading.finish_reason == "length" else reading.calls
+        return [(strict[call.name], call.arguments) for call in calls if call.name in strict]
 
     def read(self, text: str, finish_reason: str | None) -> Reading:
         """A whole answer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -73,3 +74,10 @@ async def joined(gateway: Gateway, n_joins: int) -> None:
     async with asyncio.timeout(20):
         while counts(gateway).n_joins < n_joins:
             await asyncio.sleep(0.001)
+
+
+def violations(gateway: Gateway) -> float:
+    """How many texts weren't as their schemas want them."""
+    text = gateway.activity.metrics.render().decode()
+    found = re.search(r'^appliance_schema_violations_total\{model_name="fake"\} (.*)$', text, re.MULTILINE)
+    return float(found[1]) if found else 0.0

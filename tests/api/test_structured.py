@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from appliance.service import forms
-from tests.api.answers import HIT, MISS, content, error, frames, is_stored, state
+from tests.api.answers import HIT, MISS, content, error, frames, is_stored, state, violations
 from tests.gateway import Gateway, run_gateway
 from tests.response_cache import open_cache
 
@@ -33,12 +33,6 @@ def by(schema: dict[str, Any]) -> dict[str, Any]:
 
 async def ask(gateway: Gateway, **fields: Any) -> httpx.Response:
     return await gateway.chat(**{"max_tokens": 100, **fields})
-
-
-def violations(gateway: Gateway) -> float:
-    text = gateway.activity.metrics.render().decode()
-    found = re.search(r'^appliance_schema_violations_total\{model_name="fake"\} (.*)$', text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
 
 
 async def test_a_text_is_as_its_schema_wants_it_whole_and_streamed(gateway: Gateway) -> None:

@@ -16,9 +16,10 @@ from appliance.cache.key import answer_key
 from appliance.cache.store import ResponseCache
 from appliance.engine.messages import Piece, SequenceFinished, TokenLogprob
 from appliance.schemas.chat import ChatRequest
+from appliance.service import forms
 from appliance.service.context import RequestContext
-from tests.api.answers import HIT, frames, state
-from tests.api.tools import HEADER, TOOLS, WEATHER, put_together, without_ids
+from tests.api.answers import HIT, MISS, error, frames, is_stored, state, violations
+from tests.api.tools import HEADER, NAMED, TOOLS, WEATHER, put_together, without_ids
 from tests.gateway import Gateway, engine_config, run_gateway
 from tests.response_cache import open_cache
 
@@ -66,7 +67,7 @@ class Room:
         key = answer_key(inference.resolve(None).identity, completion.generations[0].submit)
         self._cache.put(key, Answer(1, 1, 1.0, tuple(events)), model="fake", version="v", owner="-")
         response = await self._gateway.http.post("/v1/chat/completions", json=body)
-        assert state(response) == HIT
+        assert response.status_code != 200 or state(response) == HIT
         return response
 
 
@@ -165,3 +166,40 @@ async def test_nothing_is_held_back_of_a_text_that_is_no_call(room: Room) -> Non
     pieces = [choice["delta"].get("content") for chunk in chunks for choice in chunk["choices"]]
     assert pieces == ["", "abc", "def", "<ghi>", None]
     assert without_ids(put_together(chunks))["message"]["content"] == "abcdef<ghi>"
+
+
+STRICT = [TOOLS[1], {"type": "function", "function": {**WEATHER, "strict": True}}]
+WRONG = CALL.replace("Köln", "Paris")
+
+
+async def test_a_strict_tool_s_arguments_are_looked_at_before_a_whole_answer_leaves(
+    room: Room, gateway: Gateway
+) -> None:
+    before = violations(gateway)
+    for text in (WRONG, f"So: {CALL}\n{WRONG}", CALL.replace('"city"', '"town"')):
+        refused = await room.ask([CALL], [text], tools=STRICT)
+        assert error(refused) == (500, "schema_violation")
+        assert refused.json()["error"]["param"] == "tools.1.function.parameters"
+    assert violations(gateway) == before + 3
+    functions = [tool["function"] for tool in STRICT]
+    assert error(await room.ask([WRONG], tools=None, functions=functions)) == (500, "schema_violation")
+
+
+async def test_only_whole_arguments_of_strict_tools_are_looked_at(room: Room) -> None:
+    for text, tools in ((WRONG, TOOLS), (OTHER, STRICT), ("Paris", STRICT), (CALL, STRICT), (WRONG[:55], STRICT)):
+        (choice,) = (await room.ask([text], tools=tools)).json()["choices"]
+        assert choice["finish_reason"] in ("stop", "tool_calls", "length")
+    streamed = frames((await room.ask(list(WRONG), tools=STRICT, stream=True)).text)
+    assert called(put_together(streamed)) == [("weather", {"city": "Paris"})]
+
+
+async def test_arguments_that_are_not_as_a_strict_tool_wants_them_are_not_kept(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"tools": STRICT, "tool_choice": NAMED, "max_tokens": 500}
+    with monkeypatch.context() as wrong:
+        wrong.setattr(forms, "violation", lambda grammar, text: "it is wrong")
+        for stream in (False, True):
+            assert (await gateway.chat(**fields, stream=stream)).status_code == (200 if stream else 500)
+            assert not await is_stored(gateway, **fields)
+    assert [state(await gateway.chat(**fields)) for _ in range(2)] == [MISS, HIT]
