@@ -69,13 +69,12 @@ def check(schema: Mapping[str, Any]) -> None:
     targets = {look.target(node["$ref"]) for node in nodes.values() if isinstance(node, dict) and "$ref" in node}
     if sum(heights[target] for target in targets if target is not None) > MAX_LEVELS:
         raise Unenforceable(f"$ref: what is referred to has more than {MAX_LEVELS} levels, all together")
-    multiple = 1
     for path, node in nodes.items():
         if isinstance(node, dict):
-            multiple = math.lcm(multiple, look.check(path, node))
-            if multiple > MAX_MULTIPLE:
-                raise Unenforceable(f"multipleOf: multiples of {multiple}, of all together, take too long to find")
-    _check_bounds([node for node in nodes.values() if isinstance(node, dict)])
+            look.check(path, node)
+    members = [node for node in nodes.values() if isinstance(node, dict)]
+    _check_multiples(members)
+    _check_bounds(members)
     if is_endless(nodes):
         raise Unenforceable("no JSON meets it: it holds itself and never ends")
 
@@ -89,6 +88,15 @@ def unenforceable(schema: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     collect(schema, "", nodes, {})
     look = _Look(schema, dialect_of(schema), nodes)
     return [(n, word) for path, n in nodes.items() if isinstance(n, dict) for word, _ in look.problems(path, n)]
+
+
+def unenforceable_together(nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The keywords that :func:`check` refuses for what they say in several of a schema's parts."""
+    for words, look in ((("multipleOf",), _check_multiples), (("exclusiveMinimum", "exclusiveMaximum"), _check_bounds)):
+        try:
+            look(nodes)
+        except Unenforceable:
+            yield from words
 
 
 def dialect_of(schema: Mapping[str, Any]) -> Any:
@@ -120,13 +128,12 @@ class _Look:
         """The pointer of what is referred to; None: it is nothing in here."""
         return self._targets.get(unquote(reference)) if isinstance(reference, str) else None
 
-    def check(self, path: str, node: Mapping[str, Any]) -> int:
-        """The digits of its multipleOf, without the decimal point; 1 if it has none. Raises Unenforceable."""
+    def check(self, path: str, node: Mapping[str, Any]) -> None:
+        """Raises Unenforceable."""
         problem = next(self.problems(path, node), None)
         if problem is not None:
             word, why = problem
             raise Unenforceable(f"{word}: {why}" + (f" (at #{path})" if path else ""))
-        return _digits(node["multipleOf"]) if "multipleOf" in node else 1
 
     def problems(self, path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Keywords that can't be enforced, and why."""
@@ -147,6 +154,16 @@ class _Look:
             yield "minProperties", "can only be enforced up to one more than are required: a name might come twice"
         if len(node.get("patternProperties", ())) > MAX_PATTERN_PROPERTIES:
             yield "patternProperties", f"at most {MAX_PATTERN_PROPERTIES} can be enforced"
+
+
+def _check_multiples(nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Raises Unenforceable if what is a multiple of all of them takes too many states to find."""
+    multiple = 1
+    for node in nodes:
+        if "multipleOf" in node:
+            multiple = math.lcm(multiple, _digits(node["multipleOf"]))
+            if multiple > MAX_MULTIPLE:
+                raise Unenforceable(f"multipleOf: multiples of {multiple}, of all together, take too long to find")
 
 
 def _check_bounds(nodes: Sequence[Mapping[str, Any]]) -> None:
