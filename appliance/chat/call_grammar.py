@@ -15,11 +15,13 @@ from appliance.chat.argument_types import properties_of, resolved, types_of
 from appliance.chat.dialect import Dialect, JSONArguments, Piece, TaggedArguments
 from appliance.chat.formats import JSON_STYLE
 from appliance.chat.plain_values import can_hold, can_hold_key, is_only_properties, listed, says_only
-from appliance.chat.subschemas import standalone
+from appliance.chat.schema_parts import SchemaParts
 from appliance.chat.tools import Tool
 from appliance.engine.control_tokens import special_token
 from appliance.errors import InvalidRequest
 
+# Four times as many as all definitions may have.
+MAX_GRAMMAR_CHARS = 2 << 20
 _SCALARS = frozenset(["string", "number", "integer", "boolean", "null"])
 _LISTS = frozenset(["type", "enum", "const"])
 _COMMON = """\
@@ -45,6 +47,7 @@ class _Builder:
         self._dialect = dialect
         self._rules: list[str] = []
         self._lazy: dict[str, str] = {}
+        self._n_chars = 0
 
     def answer(self, tools: Sequence[Tool], *, is_free: bool, parallel: bool) -> str:
         dialect = self._dialect
@@ -118,6 +121,7 @@ class _Builder:
                 return ""
             key = f'{self._fixed(form.before_key)} /[^<>"=\\s]+/ {self._fixed(form.before_string)}'
             return f"({key} {self._until(form.after_value)})*"
+        parts = SchemaParts(root)
         written = []
         for key in dict.fromkeys([*properties, *required]):
             if properties.get(key) is False:
@@ -128,18 +132,16 @@ class _Builder:
                     "mark that ends a name",
                     param="tools",
                 )
-            value = self._value(form, tool, key, properties.get(key, {}))
+            value = self._value(form, tool, key, properties.get(key, {}), parts)
             before = f"{self._fixed(form.before_key)} {_literal(key)}"
             written.append(f"({before} ({value})){'' if key in required else '?'}")
         return " ".join(written)
 
-    def _value(self, form: TaggedArguments, tool: Tool, key: str, schema: Any) -> str:
+    def _value(self, form: TaggedArguments, tool: Tool, key: str, schema: Any, parts: SchemaParts) -> str:
         root = tool.parameters
         types = types_of(schema, root)
-        as_json = self._json(standalone(schema, root), JSONArguments())
-        as_json = f"{self._fixed(form.before_json)} {as_json} {self._fixed(form.after_value)}"
         if types and "string" not in types:
-            return as_json
+            return self._as_json(form, parts.alone(schema))
         what = f"that of {key}"
         if (values := listed(schema, root)) is not None:
             kept = [value for value in values if can_hold(form, value, types)]
@@ -150,8 +152,13 @@ class _Builder:
         is_plain = bool(types) and types <= _SCALARS and says_only({"type"}, schema, root)
         self._check(tool, not tool.strict or is_plain, what)
         as_text = f"{self._fixed(form.before_string)} {self._until(form.after_value)}"
-        is_marked = form.before_string != form.before_json
-        return f"{as_text} | {as_json}" if is_marked and types != {"string"} else as_text
+        if form.before_string == form.before_json or types == {"string"}:
+            return as_text
+        return f"{as_text} | {self._as_json(form, parts.alone(schema))}"
+
+    def _as_json(self, form: TaggedArguments, schema: Mapping[str, Any]) -> str:
+        value = self._json(schema, JSONArguments())
+        return f"{self._fixed(form.before_json)} {value} {self._fixed(form.after_value)}"
 
     def _listed(self, form: TaggedArguments, value: Any) -> str:
         before, text = (form.before_string, value) if isinstance(value, str) else (form.before_json, _literal(value))
@@ -173,7 +180,15 @@ class _Builder:
             "item_separator": form.item_separator,
             "key_separator": form.key_separator,
         }
-        return f"%json {json.dumps({**schema, 'x-guidance': style}, ensure_ascii=False)}"
+        written = json.dumps({**schema, "x-guidance": style}, ensure_ascii=False)
+        self._n_chars += len(written)
+        if self._n_chars > MAX_GRAMMAR_CHARS:
+            raise InvalidRequest(
+                f"tools: their schemas make a grammar of more than {MAX_GRAMMAR_CHARS} characters: this model's calls "
+                "need what an argument refers to once for each",
+                param="tools",
+            )
+        return f"%json {written}"
 
     def _until(self, mark: str, text: str = "ANY") -> str:
         """Any text up to the first ``mark``, with it."""

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeGuard
+from typing import Any
 from urllib.parse import unquote
-
-import orjson
 
 # Rounds of the look for recursion without an end; a chain of references may need as many as it is long.
 _MAX_ROUNDS = 100
-_DEFINITIONS = ("$defs", "definitions")
-# What makes a schema one of its own.
-_NAMES = ("$schema", "$id", "id")
 _MAPS = ("$defs", "definitions", "properties", "patternProperties")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _SINGLES = ("additionalItems", "additionalProperties", "items")
@@ -52,33 +47,6 @@ def subschemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
     nodes: dict[str, Any] = {}
     collect(schema, "", nodes, {})
     return [node for node in nodes.values() if isinstance(node, dict)]
-
-
-def standalone(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema that stands in ``root``, with all that it refers to."""
-    own = schema if isinstance(schema, dict) else {}
-    whole = {**own, **{word: root[word] for word in ("$schema", *_DEFINITIONS) if word in root}}
-    try:
-        if not any(_leads_out(node) for node in subschemas(whole)):
-            return whole
-        inside: dict[str, Any] = {**own, "$defs": {"root": {k: v for k, v in root.items() if k not in _NAMES}}}
-        inside = orjson.loads(orjson.dumps(inside))
-        for node in subschemas(inside):
-            if _is_pointer(node.get("$ref")):
-                node["$ref"] = f"#/$defs/root{node['$ref'][1:]}"
-    except (AttributeError, TypeError):  # a malformed one stays so
-        return whole
-    return inside | ({"$schema": root["$schema"]} if "$schema" in root else {})
-
-
-def _leads_out(node: Mapping[str, Any]) -> bool:
-    """Whether its reference leads to what is no definition."""
-    reference = node.get("$ref")
-    return _is_pointer(reference) and not reference.startswith(tuple(f"#/{word}/" for word in _DEFINITIONS))
-
-
-def _is_pointer(reference: Any) -> TypeGuard[str]:
-    return isinstance(reference, str) and (reference == "#" or reference.startswith("#/"))
 
 
 def is_endless(nodes: Mapping[str, Any]) -> bool:

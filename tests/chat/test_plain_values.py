@@ -85,6 +85,25 @@ def test_a_value_may_refer_to_all_of_the_parameters(template_of: TemplateOf) -> 
     assert not grammar.accepts(dialect.write([("", "t", {"inner": {"inner": {"b": "x"}}})]))
 
 
+def test_an_argument_brings_only_what_it_refers_to(template_of: TemplateOf) -> None:
+    dialect = template_of("Qwen3-Coder").dialect
+    definitions = {f"d{n}": {"type": "integer", "minimum": n} for n in range(200)} | {"d~": {"$ref": "#/$defs/d7"}}
+    properties = {f"p{n}": {"$ref": f"#/$defs/d{n}"} for n in range(200)} | {"a": {"$ref": "#/$defs/d~0"}}
+    one = tool(parameters(**properties) | {"$defs": definitions})
+    assert len(answer_grammar(dialect, [one], "auto", parallel=True)) < 100_000
+    grammar = grammar_of(dialect, one)
+    assert grammar.accepts(dialect.write([("", "t", {"p9": 9, "a": 7})]))
+    assert not grammar.accepts(dialect.write([("", "t", {"a": 6})]))
+
+
+def test_a_grammar_that_grows_with_each_argument_has_an_end(template_of: TemplateOf) -> None:
+    dialect = template_of("Qwen3-Coder").dialect
+    one = tool(parameters(**{f"p{n}": {"$ref": "#"} for n in range(400)}))
+    with pytest.raises(InvalidRequest, match="more than 2097152 characters") as refusal:
+        answer_grammar(dialect, [one], "auto", parallel=True)
+    assert refusal.value.param == "tools"
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_name_that_holds_the_mark_behind_it_is_refused(template_of: TemplateOf, strict: bool) -> None:
     with pytest.raises(InvalidRequest, match="'a>b'") as refusal:
