@@ -36,7 +36,9 @@ _RULE = re.compile(r"[\w\]}]\s*:")
 MAX_GBNF_CHARS = 8 * 1024
 
 # Of a rule in Lark; the engine samples in one way from beginning to end, and takes nothing back.
-_RULE_OPTIONS = re.compile(r"^[ \t]*[\w-]+\[[^\]\n]*?\b(stop|temperature)\b", re.MULTILINE)
+_RULE_OPTIONS = re.compile(
+    r'^[ \t]*[!?]?[\w-]+[ \t]*\[(?:"(?:[^"\\\n]|\\.)*"|[^\]"\n])*?\b(stop|temperature)\b', re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,7 @@ def test_echo_with_json_is_refused() -> None:
         ({"grammar": 'root ::= "a"' + " " * MAX_GBNF_CHARS}, "characters of GBNF"),
         ({"grammar": 'start: x\nx[temperature=0.5]: "a"'}, "temperature"),
         ({"grammar": 'start: x "b"\nx[stop=""]: /.*/'}, "stop"),
+        ({"grammar": 'start: x "b"\n  ?x [suffix="]\\"", temperature=1]: /.*/'}, "option temperature"),
         ({"grammar": 'start: %json {"uniqueItems":true}'}, "uniqueItems"),
         ({"grammar": 'start: %json {"x-guidance":{"lenient":true},"not":{}}'}, "not: "),
         ({"grammar": 'start: %json {"multipleOf":999983}'}, "multipleOf"),
