@@ -48,6 +48,7 @@ def scheduler(
     exact_batch: int | None = None,
     exact_reuse: bool = True,
     prefix_reuse: bool = True,
+    can_cut_prefix: bool = True,
 ) -> Scheduler:
     return Scheduler(
         n_ctx=n_ctx,
@@ -57,6 +58,7 @@ def scheduler(
         exact_batch=exact_batch,
         exact_reuse=exact_reuse,
         prefix_reuse=prefix_reuse,
+        can_cut_prefix=can_cut_prefix,
     )
 
 

@@ -98,6 +98,7 @@ class FakeBackend:
         n_ctx_train: int = 256,
         n_seq_max: int = 8,
         n_gpu_layers: int = 0,
+        can_cut_prefix: bool = True,
         model: FakeModel | None = None,
     ) -> None:
         """Without ``model``, steps take no time."""
@@ -107,7 +108,7 @@ class FakeBackend:
             n_ctx_train=n_ctx_train,
             n_vocab=256,
             n_seq_max=n_seq_max,
-            can_share_prefix=True,
+            can_cut_prefix=can_cut_prefix,
             exact_batch=None,
             exact_reuse=False,
             build="fake",
@@ -154,6 +155,7 @@ class FakeBackend:
         for operation in plan.memory:
             match operation:
                 case Copy(source, target, n_tokens):
+                    assert self.info.can_cut_prefix or len(self.slots[source]) == n_tokens, "only whole slots"
                     self.slots[target] = self.slots[source][:n_tokens]
                 case Release(slot):
                     self.slots.pop(slot, None)

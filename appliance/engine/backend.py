@@ -38,6 +38,8 @@ class BackendFatal(Exception):
 class BackendInfo:
     """``n_ctx`` cells, ``n_seq_max`` slots.
 
+    ``can_cut_prefix``: a slot's memory can be cut at any position, and a part of it copied; if not, a slot can only go
+    on, be copied as a whole, or be freed.
     ``exact_batch``: with steps of at most so many tokens, the same request computed in the same steps gives the
     same logits, wherever its cells lie; None if the backend can't promise it. ``exact_reuse``: then its logits don't
     depend either on what else is in its steps, or on how a reused prefix was cut into steps.
@@ -48,7 +50,7 @@ class BackendInfo:
     n_ctx_train: int
     n_vocab: int
     n_seq_max: int
-    can_share_prefix: bool
+    can_cut_prefix: bool
     exact_batch: int | None
     exact_reuse: bool
     build: str

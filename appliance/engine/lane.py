@@ -38,7 +38,8 @@ class Lane:
             max_running=max_running,
             exact_batch=info.exact_batch,
             exact_reuse=info.exact_reuse,
-            prefix_reuse=prefix_reuse and info.can_share_prefix,
+            prefix_reuse=prefix_reuse,
+            can_cut_prefix=info.can_cut_prefix,
         )
         self.pace = Pace(n_batch=n_batch, step_s=prompt_step_s)
         self._n_full_in_a_row = 0

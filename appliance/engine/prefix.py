@@ -54,6 +54,30 @@ class PrefixTree:
                 break
         return (depth, _any_slot(node)) if depth else (0, None)
 
+    def match_end(self, scope: str, tokens: list[int], *, exact: bool) -> tuple[int, int | None]:
+        """As :meth:`match`, but the slot holds nothing behind that prefix."""
+        n_best, best = 0, None
+        unseen = [(self._roots[scope], 0)] if scope in self._roots else []
+        while unseen:
+            node, depth = unseen.pop()
+            if depth > n_best and node.slots:
+                n_best, best = depth, next(iter(node.slots))
+            for child in node.children:
+                if child.exact or not exact:
+                    n_tokens = len(child.tokens)
+                    if common_prefix(child.tokens, tokens, depth) == n_tokens:
+                        unseen.append((child, depth + n_tokens))
+        return n_best, best
+
+    def beside(self, slot: int) -> set[int]:
+        """The other slots that hold the same tokens as ``slot``, in the same cells."""
+        return self._ends[slot].slots - {slot}
+
+    def is_continued(self, slot: int) -> bool:
+        """Whether another slot holds all that ``slot`` does, in the same cells."""
+        end = self._ends[slot]
+        return bool(end.children) or len(end.slots) > 1
+
     def fork(self, slot: int, source: int, n_tokens: int) -> None:
         """Starts ``slot`` with the first ``n_tokens`` tokens of ``source``, sharing their cells."""
         path = []

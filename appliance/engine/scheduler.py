@@ -11,13 +11,11 @@ from collections import Counter
 from typing import Literal
 
 from appliance.engine.order import FairOrder
-from appliance.engine.prefix import common_prefix
+from appliance.engine.reuse import MIN_SHARED_TOKENS, PrefixReuse
 from appliance.engine.sequence import Sequence
 from appliance.engine.slots import Slots
 from appliance.engine.step import Chunk, PromptLimits, StepPlan
 
-# Waiting for a prefix that another sequence is computing right now costs a step; it must save this much.
-MIN_SHARED_TOKENS = 16
 # Room left for each running sequence to go on before another is let in, lest it be preempted at once.
 HEADROOM_TOKENS = 16
 # How many of a key's waiting sequences one step looks past for one whose prefix isn't being computed.
@@ -42,6 +40,7 @@ class Scheduler:
         exact_batch: int | None = None,
         exact_reuse: bool = True,
         prefix_reuse: bool = True,
+        can_cut_prefix: bool = True,
     ) -> None:
         if max_running > n_seq_max:
             raise ValueError(f"max_running={max_running} needs as many slots, there are {n_seq_max}")
@@ -51,10 +50,11 @@ class Scheduler:
         self._n_batch = n_batch
         self._exact_batch = exact_batch
         self._max_running = max_running
-        self._exact_reuse = exact_reuse
-        self._prefix_reuse = prefix_reuse
-        self._slots = Slots(n_ctx=n_ctx, n_seq_max=n_seq_max)
+        self._slots = Slots(n_ctx=n_ctx, n_seq_max=n_seq_max, can_cut=can_cut_prefix)
         self._order = FairOrder(max_running=max_running)
+        self._reuse = PrefixReuse(
+            self._slots, self._order, is_on=prefix_reuse, is_exact=exact_reuse, can_cut=can_cut_prefix
+        )
         self._running: list[Sequence] = []
         self._is_admission_held = False
 
@@ -95,7 +95,7 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """Takes a sequence out, whatever its state; what it computed is retained for later prompts."""
-        self._take_out(sequence, retain=self._prefix_reuse)
+        self._take_out(sequence, retain=self._reuse.is_on)
 
     def discard(self, sequence: Sequence) -> None:
         """As :meth:`finish`, but nothing of it is kept: what it computed may be wrong."""
@@ -112,13 +112,13 @@ class Scheduler:
         n_spare = self._n_step(exact=exact) - len(self._running)
         chunks = []
         for sequence in decoding:
-            n_forced = min(sequence.n_pending - 1, n_spare)
+            n_forced = min(sequence.n_to_compute - 1, n_spare)
             n_spare -= n_forced
             chunks.append(self._chunk(sequence, n_forced + 1))
         prompts = [sequence for sequence in self._running if not sequence.is_decoding]
         budget = self._prompt_budget(sum(c.n_tokens for c in chunks), limits, exact=exact) if prompts else 0
         for sequence in self._order.by_urgency(prompts):
-            n_tokens = min(sequence.n_pending, budget)
+            n_tokens = min(sequence.n_to_compute, budget)
             if n_tokens:
                 chunks.append(self._chunk(sequence, n_tokens))
                 budget -= n_tokens
@@ -134,6 +134,7 @@ class Scheduler:
             computed = sequence.tokens[chunk.start : chunk.start + chunk.n_tokens]
             self._slots.tree.append(chunk.slot, computed, exact=plan.exact)
             sequence.n_computed += chunk.n_tokens
+            self._reuse.computed(sequence)
             self._order.charge(sequence, chunk.n_tokens)
             if chunk.wants_logits:
                 sequence.tokens.append(next(tokens))
@@ -169,6 +170,8 @@ class Scheduler:
         assert len(self._running) <= self._max_running
         for sequence, slot in zip(self._running, slots, strict=True):
             assert self._slots.tree.tokens(slot) == sequence.tokens[: sequence.n_computed]
+            stops = [sequence.n_computed, *sequence.checkpoints, len(sequence.tokens)]
+            assert not sequence.checkpoints or stops == sorted(set(stops)), "a checkpoint has been passed"
 
     def _chunk(self, sequence: Sequence, n_tokens: int) -> Chunk:
         assert sequence.slot is not None
@@ -203,37 +206,13 @@ class Scheduler:
             sequence = self._order.next_waiting(passed_over, closed_keys)
             if sequence is None:
                 return
-            if self._is_computed_soon(sequence):
+            if self._reuse.is_computed_soon(sequence, self._running):
                 passed_over.add(sequence)
                 n_passed_over[sequence.key] += 1
                 if n_passed_over[sequence.key] == MAX_PASSED_OVER:
                     closed_keys.add(sequence.key)
             elif not self._start(sequence, passed_over):
                 return
-
-    def _is_computed_soon(self, sequence: Sequence) -> bool:
-        """Whether a running sequence is about to compute a longer prefix of this one than is there now.
-
-        One of a lower class isn't: its prompt has to wait for all others.
-        """
-        if not self._may_reuse(sequence) or not any(other.n_pending > 1 for other in self._running):
-            return False
-        wanted = sequence.tokens[:-1]
-        n_now, _ = self._slots.tree.match(sequence.scope, wanted, exact=sequence.exact)
-        for other in self._running:
-            if other.scope != sequence.scope or (sequence.exact and not other.exact) or other.n_pending < 2:
-                continue
-            if self._order.comes_before(sequence, other):
-                continue
-            n_shared = common_prefix(other.tokens[:-1], wanted, 0)
-            if other.n_computed < n_shared:
-                n_saved = n_shared - n_now
-                if n_saved >= MIN_SHARED_TOKENS or (n_saved > 0 and other.request_id == sequence.request_id):
-                    return True
-        return False
-
-    def _may_reuse(self, sequence: Sequence) -> bool:
-        return self._prefix_reuse and (self._exact_reuse or not sequence.exact)
 
     def _start(self, sequence: Sequence, passed_over: set[Sequence]) -> bool:
         """Gives a waiting sequence its slot, if need be another's; false if it has to wait on.
@@ -251,10 +230,7 @@ class Scheduler:
 
     def _try_start(self, sequence: Sequence) -> Scarce | None:
         """Gives a waiting sequence its slot; if that can't be done, says what there is too little of."""
-        n_reused, source = 0, None
-        if self._may_reuse(sequence):
-            # The last token is always computed: its logits are wanted.
-            n_reused, source = self._slots.tree.match(sequence.scope, sequence.tokens[:-1], exact=sequence.exact)
+        n_reused, source = self._reuse.match(sequence)
         if not self._can_free(len(sequence.tokens) - n_reused, self._running, keep=source):
             n_reused, source = 0, None
             if not self._can_free(len(sequence.tokens), self._running, keep=None):
@@ -269,7 +245,8 @@ class Scheduler:
             self._free_ahead(keep=source)
         if sequence.n_cached is None:  # not one that comes back after it has made way
             self._slots.note_prompt(sequence.scope, sequence.tokens[:-1], source, n_reused, MIN_SHARED_TOKENS)
-        slot = self._slots.take(sequence.scope, source, n_reused)
+        self._reuse.begin(sequence, n_reused)
+        slot = self._slots.take(sequence.scope, source, n_reused, sequence.left_slot)
         if slot is None:
             return "slots"
         self._forget_left_slot(sequence)
@@ -343,12 +320,13 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Sends a running sequence back to the queue. What it computed is retained while room lasts."""
         slot = self._leave_slot(sequence)
-        if self._prefix_reuse:
+        if self._reuse.is_on:
             sequence.left_slot = slot
             self._slots.retain(slot, is_awaited=True)
         else:
             self._slots.release(slot)
         sequence.n_computed = 0
+        sequence.checkpoints = []
         self._order.put_back(sequence)
         self.n_preempted += 1
 

@@ -35,12 +35,19 @@ class Sequence:
     # The slot in which it was when it made way for another.
     left_slot: int | None = None
     n_computed: int = 0
+    # At which numbers of computed tokens, in ascending order, a step has to end: there a copy of the slot is retained.
+    checkpoints: list[int] = field(default_factory=list)
     # Tokens of the prompt that were taken from another sequence when this one first got its slot.
     n_cached: int | None = field(default=None)
 
     @property
     def n_pending(self) -> int:
         return len(self.tokens) - self.n_computed
+
+    @property
+    def n_to_compute(self) -> int:
+        """How many of those that are pending one step may compute."""
+        return self.checkpoints[0] - self.n_computed if self.checkpoints else self.n_pending
 
     @property
     def is_decoding(self) -> bool:

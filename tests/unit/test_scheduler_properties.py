@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from appliance.engine import checkpoints
 from appliance.engine.sequence import Sequence
 from appliance.engine.slots import Copy, Release
 from tests.factories import scheduler, sequence
@@ -21,7 +23,8 @@ KEYS = {"a": "own", "b": "common", "c": "common"}  # keys and their cache scopes
 class Memory:
     """A KV cache that only checks: what each slot holds after each operation."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, can_cut: bool) -> None:
+        self.can_cut = can_cut
         self.slots: dict[int, list[int]] = {}
 
     def run(self, memory: tuple[Copy | Release, ...]) -> None:
@@ -29,15 +32,18 @@ class Memory:
             match operation:
                 case Copy(source, target, n_tokens):
                     assert not self.slots.get(target), "copied over a slot in use"
-                    assert len(self.slots[source]) >= n_tokens
+                    assert len(self.slots[source]) == n_tokens or (self.can_cut and len(self.slots[source]) > n_tokens)
                     self.slots[target] = self.slots[source][:n_tokens]
                 case Release(slot):
                     self.slots.pop(slot, None)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    @initialize(prefix_reuse=st.booleans(), exact_reuse=st.booleans())
-    def start(self, prefix_reuse: bool, exact_reuse: bool) -> None:
+    @initialize(prefix_reuse=st.booleans(), exact_reuse=st.booleans(), can_cut_prefix=st.booleans())
+    def start(self, prefix_reuse: bool, exact_reuse: bool, can_cut_prefix: bool) -> None:
+        # So that prompts as short as these have checkpoints.
+        self.constants = mock.patch.multiple(checkpoints, FIRST=4, MIN_TOKENS=2)
+        self.constants.start()
         self.sched = scheduler(
             n_ctx=N_CTX,
             n_batch=N_BATCH,
@@ -46,8 +52,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             exact_batch=EXACT_BATCH,
             exact_reuse=exact_reuse,
             prefix_reuse=prefix_reuse,
+            can_cut_prefix=can_cut_prefix,
         )
-        self.memory = Memory()
+        self.memory = Memory(can_cut=can_cut_prefix)
         self.open: list[Sequence] = []
         self.scopes: dict[int, str] = {}  # whose prompts a slot holds
         self.numbers = itertools.count()
@@ -135,6 +142,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Left alone, everything comes to its end, and then an idle engine holds nothing but what it retains."""
         if not hasattr(self, "sched"):
             return
+        self.constants.stop()
         for _ in range(2000):
             if not self.open:
                 break

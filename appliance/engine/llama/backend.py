@@ -87,9 +87,10 @@ class LlamaBackend:
             n_ctx_train=self._model.n_ctx_train,
             n_vocab=self._model.n_vocab,
             n_seq_max=n_slots,
-            can_share_prefix=self._model.can_cut_memory,
+            can_cut_prefix=self._model.can_cut_memory,
             exact_batch=EXACT_BATCH if can_be_exact else None,
-            exact_reuse=can_be_exact and set(config.tensor_types) <= EXACT_TYPES,
+            # Kernels of recurrent layers round by how a prompt is cut into steps.
+            exact_reuse=can_be_exact and self._model.can_cut_memory and set(config.tensor_types) <= EXACT_TYPES,
             build=engine_build(),
             device=library.device(),
             buffers=self._model.buffers + self._context.buffers,

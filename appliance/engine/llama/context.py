@@ -94,6 +94,7 @@ class Context:
         params.type_k, params.type_v = _cache_type("type_k", type_k), _cache_type("type_v", type_v)
         params.kv_unified = True  # sequences share cells; without it a partial seq_cp aborts the process
         self._n_vocab = model.n_vocab
+        self._can_cut = model.can_cut_memory
         # Views of the output buffer by its address and their rows: to make one costs more than to use it.
         self._logits: dict[tuple[int, int], Logits] = {}
         self._n_outputs_max = n_outputs_max
@@ -125,7 +126,8 @@ class Context:
         for operation in operations:
             match operation:
                 case Copy(source, target, n_tokens):
-                    lib.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens)
+                    end = n_tokens if self._can_cut else -1  # some kinds of memory abort at any other end
+                    lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
                 case Release(slot):
                     self.release(slot)
 
