@@ -29,6 +29,8 @@ from appliance.engine.step import StepPlan
 from appliance.errors import EngineFailed, EngineOutOfMemory, InvalidRequest
 
 END = 0
+# Begins the copy of what a slot holds; behind it is a byte for each token.
+STATE_MAGIC = b"fake state "
 PREFIX = "fake:"
 _LOOK_S = 0.005
 
@@ -122,6 +124,8 @@ class FakeBackend:
         self.slots: dict[int, list[int]] = {}
         self.errors: list[Exception] = []  # raised by the next steps, in order
         self.steps: list[StepPlan] = []
+        self.n_copied = 0
+        self.refuses_states = False
 
     def tokenize(self, parts: tuple[PromptPart, ...]) -> list[int]:
         return list("".join(part.text for part in parts).encode())
@@ -147,18 +151,37 @@ class FakeBackend:
     def close_sampler(self, sequence: Sequence) -> None:
         del self.samplers[sequence]
 
-    def run(self, plan: StepPlan, lane: int = 0) -> list[Sampled]:
-        self._go_wrong()
-        self.steps.append(plan)
-        if self._model.step_s:
-            time.sleep(self._model.step_s)
-        for operation in plan.memory:
+    def apply_memory(self, operations: tuple[Copy | Release, ...], lane: int = 0) -> None:
+        for operation in operations:
             match operation:
                 case Copy(source, target, n_tokens):
                     assert self.info.can_cut_prefix or len(self.slots[source]) == n_tokens, "only whole slots"
                     self.slots[target] = self.slots[source][:n_tokens]
                 case Release(slot):
                     self.slots.pop(slot, None)
+
+    def state_bytes(self, slot: int, lane: int = 0) -> int:
+        return len(STATE_MAGIC) + len(self.slots[slot])
+
+    def copy_state(self, slot: int, lane: int, target: memoryview) -> bool:
+        target[:] = STATE_MAGIC + bytes(self.slots[slot])
+        self.n_copied += 1
+        return True
+
+    def restore_state(self, slot: int, lane: int, state: memoryview, n_tokens: int) -> bool:
+        assert slot not in self.slots, "a slot must be free to be filled"
+        held = bytes(state)
+        if not held.startswith(STATE_MAGIC) or self.refuses_states:
+            return False
+        self.slots[slot] = list(held[len(STATE_MAGIC) :])[:n_tokens]
+        return True
+
+    def run(self, plan: StepPlan, lane: int = 0) -> list[Sampled]:
+        self._go_wrong()
+        self.steps.append(plan)
+        if self._model.step_s:
+            time.sleep(self._model.step_s)
+        self.apply_memory(plan.memory)
         if self.errors:
             raise self.errors.pop(0)
         results = []

@@ -12,6 +12,7 @@ from appliance.engine.grammar import Constraint
 from appliance.engine.messages import Buffer, PromptPart, TokenLogprob
 from appliance.engine.params import SamplingParams
 from appliance.engine.sequence import Sequence
+from appliance.engine.slots import Copy, Release
 from appliance.engine.step import StepPlan
 
 # Told how far loading is, from 0 to 1, as often as the backend likes; False: the model is no longer wanted.
@@ -112,3 +113,15 @@ class Backend(Protocol):
         Raises:
             KVCacheFull, BadBatch, BackendFatal
         """
+
+    def apply_memory(self, operations: tuple[Copy | Release, ...], lane: int) -> None:
+        """Copies and frees slots of a lane, as :meth:`run` does before its batch."""
+
+    def state_bytes(self, slot: int, lane: int) -> int:
+        """How much memory :meth:`copy_state` fills."""
+
+    def copy_state(self, slot: int, lane: int, target: memoryview) -> bool:
+        """Copies what the KV cache holds of a slot to ``target``, which is just as large; false if it can't be."""
+
+    def restore_state(self, slot: int, lane: int, state: memoryview, n_tokens: int) -> bool:
+        """Fills a free slot with the first ``n_tokens`` tokens of a copied state; false if the state doesn't suit."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llguidance import LLMatcher
 
 from appliance.engine.backend import Backend, BadBatch, KVCacheFull, Sampled
 from appliance.engine.grammar import Constraint, GrammarCompiler
+from appliance.engine.kv_keeper import KVKeeper
 from appliance.engine.lane import Lane, Lanes
 from appliance.engine.messages import (
     Accepted,
@@ -26,17 +27,18 @@ from appliance.engine.messages import (
     Load,
     Piece,
     Progress,
-    PromptPart,
     SequenceFinished,
     Submit,
     Tokenize,
     Tokenized,
 )
+from appliance.engine.prompts import Prompts
 from appliance.engine.request import OpenRequest
 from appliance.engine.sequence import Sequence
 from appliance.engine.step import StepPlan
 from appliance.engine.text import TextStream
-from appliance.errors import ApplianceError, ContextLengthExceeded, EngineFailed, InvalidRequest
+from appliance.engine.warm_tier import KeptBack, Wait, WarmTier
+from appliance.errors import ApplianceError, EngineFailed
 
 log = logging.getLogger(__name__)
 
@@ -64,23 +66,28 @@ class EngineCore:
         prompt_step_s: float = 0.25,
         longest_token_bytes: int = 1024,
         now: Callable[[], float] = time.monotonic,
-        on_compiled: Callable[[], None] = lambda: None,
+        on_ready: Callable[[], None] = lambda: None,
+        keeper: KVKeeper | None = None,
     ) -> None:
-        """``on_compiled`` is called on another thread when there is something for :meth:`submit_compiled`."""
+        """``on_ready`` is called on another thread when there is something for :meth:`submit_ready`.
+
+        ``keeper`` None: no prefixes are kept on disk.
+        """
         self._now = now
         info = backend.info
         self._backend = backend
-        self._longest_token_bytes = longest_token_bytes
         self._n_ctx_seq = min(info.n_ctx, info.n_ctx_train)
+        self._prompts = Prompts(backend, n_ctx=self._n_ctx_seq, longest_token_bytes=longest_token_bytes)
         lane = Lane(
             0, info, n_batch=n_batch, max_running=max_running, prefix_reuse=prefix_reuse, prompt_step_s=prompt_step_s
         )
         self._lanes = Lanes([lane])
         self._counts = Counts()
-        self._grammars = GrammarCompiler(backend.grammar_vocabulary, on_compiled)
+        self._grammars = GrammarCompiler(backend.grammar_vocabulary, on_ready)
+        self._warm = WarmTier(keeper, backend, self._lanes, now=now) if keeper is not None else None
         self._requests: dict[str, OpenRequest] = {}
-        # Those whose grammar is being compiled.
-        self._uncompiled: dict[str, Submit] = {}
+        # Those whose grammar is being compiled, or whose prefix is being read.
+        self._kept_back: dict[str, KeptBack] = {}
 
     @property
     def is_idle(self) -> bool:
@@ -96,7 +103,7 @@ class EngineCore:
         schedulers = [lane.scheduler for lane in self._lanes]
         return Load(
             n_running=sum(scheduler.n_running for scheduler in schedulers),
-            n_waiting=sum(scheduler.n_waiting for scheduler in schedulers) + len(self._uncompiled),
+            n_waiting=sum(scheduler.n_waiting for scheduler in schedulers) + len(self._kept_back),
             n_cells_used=sum(scheduler.n_cells_used for scheduler in schedulers),
             n_cells=self._backend.info.n_ctx * len(schedulers),
             n_retained=sum(scheduler.n_retained for scheduler in schedulers),
@@ -108,19 +115,48 @@ class EngineCore:
             n_evicted=sum(scheduler.n_evicted for scheduler in schedulers),
             compute_s=self._counts.compute_s,
             longest_step_s=self._counts.longest_step_s,
+            warm_tier=self._warm.counts if self._warm is not None else None,
         )
 
+    @property
+    def timeout_s(self) -> float | None:
+        """How long it may be left alone while it is idle, unless it is woken; None: for ever."""
+        return self._warm.timeout_s(self._waits) if self._warm is not None else None
+
+    @property
+    def _waits(self) -> list[Wait]:
+        return [kept.wait for kept in self._kept_back.values() if kept.wait is not None]
+
     def submit(self, message: Submit) -> list[Event]:
-        """Queues a request, or refuses it. One with a grammar that is new is kept back until that is compiled."""
+        """Queues a request, or refuses it.
+
+        One with a grammar that is new is kept back until that is compiled; one whose prefix is on disk, until that is
+        read.
+        """
+        return self._submit(message, None)
+
+    def _submit(self, message: Submit, tokens: list[int] | None) -> list[Event]:
+        """``tokens``: the prompt's, of one that has been kept back for what is on disk."""
         try:
             matcher = self._grammars.get(message.grammar) if message.grammar else None
             if message.grammar and matcher is None:
-                self._uncompiled[message.request_id] = message
+                self._kept_back[message.request_id] = KeptBack(message)
                 return []
-            request = self._requests[message.request_id] = self._admit(message, matcher)
+            if tokens is None:
+                tokens = self._prompts.tokens(message)
+                wait = self._look_on_disk(message, tokens)
+                if wait is not None:
+                    self._kept_back[message.request_id] = KeptBack(message, tokens, wait)
+                    return []
+            request = self._requests[message.request_id] = self._admit(message, tokens, matcher)
         except ApplianceError as error:
             return [Failed(message.request_id, error.code or "", error.message, error.param)]
         return [Accepted(message.request_id, request.n_prompt)]
+
+    def _look_on_disk(self, message: Submit, tokens: list[int]) -> Wait | None:
+        if self._warm is None or message.params.seed is not None:  # it may take nothing from another process
+            return None
+        return self._warm.look(self._lanes.first, message.scope, tokens)
 
     def close(self) -> None:
         """Nothing of it looks into the backend from now on."""
@@ -130,27 +166,58 @@ class EngineCore:
         """So that the first one with a grammar needn't wait as long."""
         self._grammars.prepare()
 
-    def submit_compiled(self) -> list[Event]:
+    def submit_ready(self) -> list[Event]:
         """Queues what was kept back and need not be any longer."""
-        waiting, self._uncompiled = self._uncompiled, {}
-        return [event for message in waiting.values() for event in self.submit(message)]
+        ended = self._warm.end_waits(self._waits) if self._warm is not None else {}
+        if not self._kept_back:
+            return []
+        events: list[Event] = []
+        waiting, self._kept_back = self._kept_back, {}
+        for request_id, kept in waiting.items():
+            if kept.wait is None:
+                events += self.submit(kept.message)
+            elif kept.wait.stored.path in ended:
+                events += self._submit(kept.message, kept.tokens)
+                self._await_slot(request_id, kept.wait, ended[kept.wait.stored.path])
+            else:
+                self._kept_back[request_id] = kept
+        return events
+
+    def _await_slot(self, request_id: str, wait: Wait, slot: int | None) -> None:
+        """What was read for a request is kept until it starts, or has ended."""
+        if slot is None:
+            return
+        if request_id in self._requests:
+            self._requests[request_id].open[0].left_slot = slot
+        else:
+            wait.lane.scheduler.slots.no_longer_awaited(slot)
+
+    def save_due(self) -> None:
+        """Copies a retained prefix for the disk, if it is time for that."""
+        if self._warm is not None:
+            self._warm.save_due(is_idle=self.is_idle)
+
+    def save_all(self, timeout_s: float) -> None:
+        """Writes what is retained to the disk, as far as that can be done within this time. The last that is called."""
+        if self._warm is not None:
+            self._warm.close(timeout_s)
 
     def tokenize(self, message: Tokenize) -> list[Event]:
         try:
-            return [Tokenized(message.request_id, tuple(self._tokenize(message.parts)))]
+            return [Tokenized(message.request_id, tuple(self._prompts.tokenize(message.parts)))]
         except ApplianceError as error:
             return [Failed(message.request_id, error.code or "", error.message, error.param)]
 
     def detokenize(self, message: Detokenize) -> list[Event]:
         try:
-            self._check_tokens(message.tokens, "tokens")
+            self._prompts.check(message.tokens, "tokens")
         except ApplianceError as error:
             return [Failed(message.request_id, error.code or "", error.message, error.param)]
-        return [Detokenized(message.request_id, self._text_of(message.tokens))]
+        return [Detokenized(message.request_id, self._prompts.text_of(message.tokens))]
 
     def abort(self, request_id: str) -> list[Event]:
         """Ends a request now. One that has ended already is left alone: its last event crossed the abort."""
-        if self._uncompiled.pop(request_id, None) is not None:
+        if self._kept_back.pop(request_id, None) is not None:
             return [Finished(request_id, n_prompt=0, n_cached=0, n_completion=0)]
         request = self._requests.get(request_id)
         if request is None:
@@ -159,8 +226,8 @@ class EngineCore:
 
     def abort_all(self, code: str, message: str) -> list[Event]:
         """Fails every open request."""
-        uncompiled, self._uncompiled = self._uncompiled, {}
-        failed: list[Event] = [Failed(request_id, code, message) for request_id in uncompiled]
+        kept_back, self._kept_back = self._kept_back, {}
+        failed: list[Event] = [Failed(request_id, code, message) for request_id in kept_back]
         return failed + [self._fail(request, code, message) for request in list(self._requests.values())]
 
     def step(self) -> list[Event]:
@@ -181,6 +248,8 @@ class EngineCore:
         lane.step_done(plan, ended_at - now)
         self._count(plan, len(sampled), ended_at - now)
         lane.scheduler.apply(plan, [result.token for result in sampled])
+        if self._warm is not None:
+            self._warm.step_done()
         events: list[Event] = []
         results = iter(sampled)
         for chunk in plan.chunks:
@@ -203,23 +272,13 @@ class EngineCore:
         if step_s > self._counts.longest_step_s:
             self._counts.longest_step_s = step_s
 
-    def _admit(self, message: Submit, matcher: LLMatcher | None) -> OpenRequest:
-        tokens = list(message.tokens) if message.tokens else self._tokenize(message.parts)
-        if not tokens:
-            raise InvalidRequest("the prompt is empty", param="prompt")
-        self._check_tokens(tokens, "prompt")
-        if len(tokens) >= self._n_ctx_seq:
-            raise ContextLengthExceeded(
-                f"the prompt has {len(tokens)} tokens; this model's context holds {self._n_ctx_seq}, and at least "
-                "one must be left for the answer. Shorten the prompt, or raise n_ctx",
-                param="prompt",
-            )
+    def _admit(self, message: Submit, tokens: list[int], matcher: LLMatcher | None) -> OpenRequest:
         lane = self._lanes.first
         request = OpenRequest(
             message, self._backend, lane, n_prompt=len(tokens), n_ctx=self._n_ctx_seq, submitted_at=self._now()
         )
         if message.echo:
-            request.echo = "".join(part.text for part in message.parts) or self._text_of(message.tokens)
+            request.echo = self._prompts.text(message)
         for index in range(message.n):
             sequence = Sequence(
                 request_id=message.request_id,
@@ -239,28 +298,6 @@ class EngineCore:
             request.text[sequence.index] = TextStream(message.stop)
             lane.scheduler.add(sequence)
         return request
-
-    def _tokenize(self, parts: tuple[PromptPart, ...]) -> list[int]:
-        """Refuses at once what can't fit: to find its tokens would stop all others for seconds."""
-        n_bytes = sum(len(part.text.encode()) for part in parts)
-        n_least = n_bytes // self._longest_token_bytes
-        if n_least > self._n_ctx_seq:
-            raise ContextLengthExceeded(
-                f"the prompt has {n_bytes} bytes, which are more than {n_least} tokens; this model's context holds "
-                f"{self._n_ctx_seq}. Shorten the prompt, or raise n_ctx",
-                param="prompt",
-            )
-        return self._backend.tokenize(parts)
-
-    def _text_of(self, tokens: Iterable[int]) -> str:
-        """The text of tokens, control tokens written out."""
-        return b"".join(map(self._backend.token_name, tokens)).decode("utf-8", "replace")
-
-    def _check_tokens(self, tokens: Iterable[int], param: str) -> None:
-        n_vocab = self._backend.info.n_vocab
-        for token in tokens:
-            if not 0 <= token < n_vocab:
-                raise InvalidRequest(f"token {token} is not in the vocabulary (0 to {n_vocab - 1})", param=param)
 
     def _open_samplers(self, request: OpenRequest, matcher: LLMatcher | None) -> None:
         params = request.submit.params

@@ -1,4 +1,4 @@
-"""The folder of computed prefixes: a folder in it for each model, engine build and KV type, with a file for each prefix.
+"""The folder of computed prefixes: in it one for each model, engine build and KV type, with a file for each prefix.
 
 Several processes may use it at once. All of it together is bounded; the files that were used longest ago make room,
 whoever wrote them.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from appliance import logs
-from appliance.engine.kv_file import Prefix, Reason
+from appliance.engine.kv_file import Prefix
 from appliance.engine.kv_folder import KVFolder, Stored
 from appliance.engine.kv_worker import (
     Allocate,
@@ -52,7 +52,7 @@ class KVKeeper:
         self._is_saving = False
         self._off_until = 0.0
         self._n_saved = self._n_unsaved = self._n_restored = self._n_tokens_restored = 0
-        self._rejected: Counter[Reason] = Counter()
+        self._rejected: Counter[str] = Counter()
 
     @property
     def is_saving(self) -> bool:
@@ -63,7 +63,7 @@ class KVKeeper:
     def may_save(self) -> bool:
         return not self._is_saving and self._now() >= self._off_until
 
-    def engine_is_busy(self, *, is_busy: bool) -> None:
+    def set_engine_busy(self, is_busy: bool) -> None:
         """Whether somebody waits for what the engine computes: then the thread leaves it the processor."""
         self._worker.is_engine_busy = is_busy
 
@@ -124,6 +124,10 @@ class KVKeeper:
         self._is_saving = True
         self._worker.do(Allocate(n_bytes))
         return None
+
+    def drop_buffer(self) -> None:
+        """What was to be copied there is gone."""
+        self._buffer = None
 
     def may_hold(self, n_bytes: int) -> bool:
         """Whether there could be room for so large a payload."""

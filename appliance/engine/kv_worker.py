@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import logging
 import mmap
 import queue
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 # After each piece that is written while the engine computes: the thread takes a core for some 3 % of the time.
 PAUSE_S = 0.02
+# How long one that is told to give up may take for the piece that it is at.
+GIVE_UP_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ class KVWorker:
     def __init__(self, folder: KVFolder, wake: Callable[[], None]) -> None:
         """``wake`` is called on the thread when there are results."""
         self.is_engine_busy = False
+        self._is_given_up = False
         self._folder = folder
         self._wake = wake
         self._jobs: queue.SimpleQueue[Job | Stored | None] = queue.SimpleQueue()
@@ -130,10 +134,13 @@ class KVWorker:
         self._has_scanned.wait(timeout_s)
 
     def stop(self, timeout_s: float) -> bool:
-        """Ends the thread when it has done what there is to do; false if that takes longer."""
+        """Ends the thread when it has done what there is to do; after this time it gives up. False if it hangs."""
         self.is_engine_busy = False
         self._jobs.put(None)
         self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._is_given_up = True  # so that no file is left half written, if the disk is only slow
+            self._thread.join(GIVE_UP_S)
         return not self._thread.is_alive()
 
     def _put(self, *results: Result) -> None:
@@ -175,7 +182,9 @@ class KVWorker:
             self._put(Dropped(stored.path, error.reason), Fetched(stored, None))
 
     def _give_way(self) -> None:
-        """Between two pieces of what is written."""
+        """Between two pieces of what is written. Raises OSError if it isn't wanted any more."""
+        if self._is_given_up:
+            raise OSError(errno.ECANCELED, "the engine has ended")
         self._read_all()
         if self.is_engine_busy:
             with contextlib.suppress(queue.Empty):

@@ -20,6 +20,14 @@ MAX_FRAME_BYTES = 256 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 
 
+class WarmTierConfig(msgspec.Struct, frozen=True):
+    """Where computed prefixes are kept on disk, and how many bytes of all models together."""
+
+    folder: str
+    max_bytes: int
+    model_sha256: str
+
+
 class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     """What an engine process needs to know to start.
 
@@ -50,6 +58,7 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     type_v: str = "f16"
     n_cpu_moe: int = 0
     tensor_split: tuple[float, ...] = ()
+    warm_tier: WarmTierConfig | None = None
 
 
 class PromptPart(msgspec.Struct, frozen=True, array_like=True):
@@ -246,6 +255,20 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     is_out_of_memory: bool = False
 
 
+class WarmTierCounts(msgspec.Struct, frozen=True, array_like=True):
+    """Computed prefixes on disk since the engine was loaded.
+
+    ``n_saved`` were written and ``n_unsaved`` could not be; ``n_restored`` were read and used, with
+    ``n_tokens_restored`` tokens. ``rejected`` files by the reason why they were not used.
+    """
+
+    n_saved: int = 0
+    n_unsaved: int = 0
+    n_restored: int = 0
+    n_tokens_restored: int = 0
+    rejected: dict[str, int] = {}
+
+
 class Load(msgspec.Struct, frozen=True, array_like=True):
     """How full the engine is, and what it has done since it was loaded.
 
@@ -253,6 +276,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
     slots that are kept for later prompts. ``n_prompt_computed`` and ``n_prompt_reused`` prompt tokens, ``n_sampled``
     tokens of answers, in ``n_steps`` that took ``compute_s`` together. ``n_preempted`` times a sequence made way for
     others, ``n_evicted`` times a retained slot did. ``longest_step_s`` is how long one step has taken at most.
+    ``warm_tier`` None: nothing is kept on disk.
     """
 
     n_running: int = 0
@@ -268,6 +292,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
     n_evicted: int = 0
     compute_s: float = 0.0
     longest_step_s: float = 0.0
+    warm_tier: WarmTierCounts | None = None
 
 
 class Events(msgspec.Struct, frozen=True, tag="events"):

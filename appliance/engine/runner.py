@@ -11,10 +11,15 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from appliance import logs
 from appliance.engine.backend import Backend, BackendInfo, LoadCancelled, OnProgress
+from appliance.engine.build import engine_build
 from appliance.engine.core import EngineCore
+from appliance.engine.kv_file import KVKey
+from appliance.engine.kv_folder import KVFolder
+from appliance.engine.kv_keeper import KVKeeper
 from appliance.engine.messages import (
     Abort,
     Command,
@@ -40,6 +45,10 @@ log = logging.getLogger(__name__)
 RECV_BYTES = 1 << 18
 # How often a load says how far it is, and looks whether it is still wanted.
 PROGRESS_INTERVAL_S = 0.1
+# How long an engine that is to stop may take to save what it retains; the gateway waits for five seconds.
+SAVE_GRACE_S = 3.0
+# An engine that has loaded its model waits no longer until it is known what is on the disk; mostly it is long before.
+SCAN_WAIT_S = 1.0
 # While there is work, the gateway hears of the engine's steps this often, also of those that lead to no event.
 SIGN_OF_LIFE_S = 1.0
 
@@ -63,15 +72,17 @@ class CommandSocket:
         with contextlib.suppress(BlockingIOError):  # it is woken more often than it looks
             os.write(self._waker, b"\0")
 
-    def receive(self, *, wait: bool) -> list[Command]:
+    def receive(self, *, wait: bool, timeout_s: float | None = None) -> list[Command]:
         """The commands that have come; with ``wait``, blocks until there is at least one, or until :meth:`wake`.
+
+        Blocks for at most ``timeout_s``, if it isn't None.
 
         Raises:
             GatewayGone: the other end is closed.
         """
         commands: list[Command] = []
         while True:
-            if wait and not commands and self._is_woken():
+            if wait and not commands and not self._has_come(timeout_s):
                 return commands
             try:
                 data = self._connection.recv(RECV_BYTES, socket.MSG_DONTWAIT)
@@ -83,13 +94,13 @@ class CommandSocket:
                 raise GatewayGone
             commands += self._reader.feed(data)
 
-    def _is_woken(self) -> bool:
-        """Waits for a command or :meth:`wake`; whether it was that."""
-        readable, _, _ = select.select((self._connection.fileno(), self._woken), (), ())
-        if self._woken not in readable:
+    def _has_come(self, timeout_s: float | None) -> bool:
+        """Waits for a command, :meth:`wake` or the time's end; whether it was only a command."""
+        readable, _, _ = select.select((self._connection.fileno(), self._woken), (), (), timeout_s)
+        if self._woken in readable:
+            os.read(self._woken, RECV_BYTES)
             return False
-        os.read(self._woken, RECV_BYTES)
-        return True
+        return bool(readable)
 
     def send(self, message: Report) -> None:
         try:
@@ -176,6 +187,7 @@ def run_engine(
         if not isinstance(config, EngineConfig):
             raise ValueError(f"the first command must be the configuration, not {type(config).__name__}")
         loading = Loading(commands)
+        keeper = _keeper(config, commands.wake)
         try:
             backend_context = load(config, loading.on_progress)
         except ApplianceError as error:
@@ -186,14 +198,17 @@ def run_engine(
             return
         with contextlib.ExitStack() as stack:
             backend = stack.enter_context(backend_context)
+            if keeper is not None:
+                keeper.wait_for_scan(SCAN_WAIT_S)
             core = EngineCore(
                 backend,
                 n_batch=config.n_batch,
                 max_running=config.max_running,
                 prefix_reuse=config.prefix_reuse,
-                on_compiled=commands.wake,
+                on_ready=commands.wake,
                 prompt_step_s=config.prompt_step_s,
                 longest_token_bytes=config.longest_token_bytes,
+                keeper=keeper,
             )
             stack.callback(core.close)
             info = backend.info
@@ -204,6 +219,15 @@ def run_engine(
             _serve(core, commands, rest + loading.received, Outbox(commands.send, config.stream_interval_s))
     except GatewayGone:
         log.info(logs.event("gateway_gone", pid=os.getpid()))
+
+
+def _keeper(config: EngineConfig, wake: Callable[[], None]) -> KVKeeper | None:
+    """Looks what is on the disk while the model loads; None: nothing is kept there."""
+    tier = config.warm_tier
+    if tier is None or not config.prefix_reuse:
+        return None
+    key = KVKey(tier.model_sha256, engine_build(), config.type_k, config.type_v)
+    return KVKeeper(KVFolder(Path(tier.folder), key, max_bytes=tier.max_bytes), wake)
 
 
 def _ready(info: BackendInfo) -> Ready:
@@ -237,11 +261,13 @@ def _serve(core: EngineCore, commands: CommandSocket, first: list[Command], outb
                 case Stop():
                     outbox.put(core.abort_all(EngineUnavailable.code or "", "the engine is stopping"))
                     outbox.flush(core)
+                    core.save_all(SAVE_GRACE_S)
                     return
                 case EngineConfig():
                     raise ValueError("an engine is configured once")
-        outbox.put(core.submit_compiled())
+        outbox.put(core.submit_ready())
         if not core.is_idle:
             outbox.put(core.step())
         outbox.flush_due(core)
-        received = commands.receive(wait=core.is_idle)
+        core.save_due()
+        received = commands.receive(wait=core.is_idle, timeout_s=core.timeout_s if core.is_idle else None)

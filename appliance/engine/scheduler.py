@@ -87,6 +87,20 @@ class Scheduler:
     def n_evicted(self) -> int:
         return self._slots.n_evicted
 
+    @property
+    def slots(self) -> Slots:
+        """The KV cache's books. Between two steps, what is retained there may be added to."""
+        return self._slots
+
+    def make_room(self, n_tokens: int) -> bool:
+        """Evicts until so many more tokens could be retained; false if the running sequences leave no such room."""
+        if not self._prefix_reuse or not self._can_free(n_tokens, self._running, keep=None):
+            return False
+        while self._slots.n_free_cells < self._n_reserved + n_tokens:
+            if not self._slots.evict_one():
+                return False
+        return True
+
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence. Its prompt must fit into the context."""
         if len(sequence.tokens) > self._slots.n_ctx:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from appliance.engine.prefix import PrefixTree
 from appliance.engine.retention import Retention
 
+# Fewer tokens of a prefix are computed as soon as they would be read from a disk.
+MIN_SAVED_TOKENS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Copy:
@@ -45,6 +48,10 @@ class Slots:
         # Those of the retained that go before all others: checkpoints from which nothing has gone on yet, and the ends
         # of sequences from which one has.
         self._expendable: set[int] = set()
+        # Those in which a prefix that would be worth a file was used a second time; and those of the retained that are
+        # in a file, or need not be.
+        self._reused: set[int] = set()
+        self._settled: set[int] = set()
         self._operations: list[Copy | Release] = []
 
     @property
@@ -66,6 +73,8 @@ class Slots:
 
         ``left_slot``: where the sequence was when it made way for another.
         """
+        if source is not None and n_reused >= MIN_SAVED_TOKENS:
+            self._reused.add(source)
         if source in self._retained:
             if len(self.tree.tokens(source)) == n_reused and self._may_go_on_in(source, left_slot):
                 self._leave_retained(source)
@@ -79,6 +88,8 @@ class Slots:
             self.tree.open(slot, scope)
         else:
             self.tree.fork(slot, source, n_reused)
+            if source in self._reused:
+                self._reused.add(slot)
             self._operations.append(Copy(source, slot, n_reused))
         return slot
 
@@ -116,6 +127,7 @@ class Slots:
     def retain(self, slot: int, *, is_awaited: bool = False) -> None:
         """Keeps what a slot holds until its room is wanted; ``is_awaited``: its sequence waits to go on with it."""
         self._retained[slot] = None
+        self._settled.discard(slot)
         if is_awaited:
             self._awaited.add(slot)
         self._may_be_above_limit = True
@@ -129,6 +141,7 @@ class Slots:
         """Frees a slot that is in use."""
         self.tree.release(slot)
         self._free.append(slot)
+        self._reused.discard(slot)
         self._operations.append(Release(slot))
 
     def evict_one(self, keep: int | None = None) -> bool:
@@ -181,6 +194,26 @@ class Slots:
         del self._retained[slot]
         self._awaited.discard(slot)
         self._expendable.discard(slot)
+
+    def scope(self, slot: int) -> str:
+        return self._scopes[slot]
+
+    def next_to_save(self, *, only_reused: bool) -> int | None:
+        """The slot that was retained last, of those that may be worth a file; None: there is none.
+
+        While prompts have nothing in common, those that nobody has come back to aren't.
+        """
+        may_be_new = not only_reused and self._retention.limit * 2 >= self.n_ctx
+        unsettled = (slot for slot in reversed(self._retained) if slot not in self._settled)
+        return next((slot for slot in unsettled if may_be_new or slot in self._reused), None)
+
+    def settle(self, slot: int) -> None:
+        """A retained slot is in a file, or need not be."""
+        self._settled.add(slot)
+
+    def unsettle(self) -> None:
+        """As if none had been looked at."""
+        self._settled.clear()
 
     def can_free(self, n_cells: int, *, in_use: Iterable[int], keep: int | None) -> bool:
         """Whether evicting all but ``keep`` leaves ``n_cells`` beside what the slots ``in_use`` hold."""

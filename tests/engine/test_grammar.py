@@ -31,7 +31,7 @@ class Engine:
         self.compiled = threading.Semaphore(0)
         self.backend = backend or FakeBackend()
         self.core = EngineCore(
-            self.backend, n_batch=n_batch, max_running=4, prefix_reuse=True, on_compiled=self.compiled.release
+            self.backend, n_batch=n_batch, max_running=4, prefix_reuse=True, on_ready=self.compiled.release
         )
 
     def run(self, *messages: Submit) -> list[Event]:
@@ -40,7 +40,7 @@ class Engine:
         while self.core.load.n_waiting or not self.core.is_idle:
             if self.core.is_idle:
                 assert self.compiled.acquire(timeout=10)
-            events += self.core.submit_compiled()
+            events += self.core.submit_ready()
             events += self.core.step()
         return events
 
@@ -176,7 +176,7 @@ def test_a_request_waits_for_its_grammar_and_others_do_not_wait_for_it() -> None
     assert engine.core.load.n_waiting == 1
     assert outcome(engine.core.submit(submit("a")) + [e for _ in range(4) for e in engine.core.step()])[0] == "bcde"
     assert engine.compiled.acquire(timeout=10)
-    assert engine.core.submit_compiled() == [Accepted("kept back", 1)]
+    assert engine.core.submit_ready() == [Accepted("kept back", 1)]
     # The next one with it doesn't wait at all.
     assert engine.core.submit(submit("a", request_id="next", grammar='start: "x"')) == [Accepted("next", 1)]
 
@@ -186,7 +186,7 @@ def test_a_request_whose_grammar_is_being_compiled_can_be_aborted() -> None:
     engine.core.submit(submit("a", request_id="r", grammar='start: "x"'))
     assert engine.core.abort("r") == [Finished("r", 0, 0, 0)]
     assert engine.compiled.acquire(timeout=10)
-    assert engine.core.submit_compiled() == []
+    assert engine.core.submit_ready() == []
 
 
 def test_an_engine_that_stops_fails_those_whose_grammar_is_being_compiled() -> None:

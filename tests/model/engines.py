@@ -49,7 +49,7 @@ def engine(backend: LlamaBackend, *, n_batch: int = 512, prefix_reuse: bool = Tr
     """A new engine over the loaded model; what another one retained is cleared from the KV cache."""
     for slot in range(backend.info.n_seq_max):
         backend._context.release(slot)
-    return EngineCore(backend, n_batch=n_batch, max_running=8, prefix_reuse=prefix_reuse, on_compiled=_compiled.release)
+    return EngineCore(backend, n_batch=n_batch, max_running=8, prefix_reuse=prefix_reuse, on_ready=_compiled.release)
 
 
 def run(core: EngineCore, *messages: Submit) -> dict[str, list[Event]]:
@@ -58,7 +58,7 @@ def run(core: EngineCore, *messages: Submit) -> dict[str, list[Event]]:
     while core.load.n_waiting or not core.is_idle:
         if core.is_idle:
             assert _compiled.acquire(timeout=60)
-        events += core.submit_compiled()
+        events += core.submit_ready()
         events += core.step()
     return {message.request_id: [e for e in events if e.request_id == message.request_id] for message in messages}
 

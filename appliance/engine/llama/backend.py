@@ -22,6 +22,7 @@ from appliance.engine.llama.sampler import Sampler, token_logprob
 from appliance.engine.messages import EngineConfig, PromptPart, TokenLogprob
 from appliance.engine.params import SamplingParams
 from appliance.engine.sequence import Sequence
+from appliance.engine.slots import Copy, Release
 from appliance.engine.step import StepPlan
 from appliance.errors import EngineFailed
 
@@ -145,6 +146,18 @@ class LlamaBackend:
         outputs = self._context.decode(plan.chunks, lone_slot=self._lone_slot if needs_company else None)
         wanting = [chunk.sequence for chunk in plan.chunks if chunk.wants_logits]
         return self._sample_all(wanting, outputs) if outputs else []
+
+    def apply_memory(self, operations: tuple[Copy | Release, ...], lane: int) -> None:
+        self._context.apply_memory(operations)
+
+    def state_bytes(self, slot: int, lane: int) -> int:
+        return self._context.state_bytes(slot)
+
+    def copy_state(self, slot: int, lane: int, target: memoryview) -> bool:
+        return self._context.copy_state(slot, target)
+
+    def restore_state(self, slot: int, lane: int, state: memoryview, n_tokens: int) -> bool:
+        return self._context.restore_state(slot, state, n_tokens)
 
     def _sample_all(self, sequences: list[Sequence], outputs: list[int]) -> list[Sampled]:
         """``outputs``: the sequences' indices in the batch, in its order."""

@@ -135,6 +135,28 @@ class Context:
         if not lib.llama_memory_seq_rm(self._memory, slot, -1, -1):
             raise BackendFatal(f"llama_memory_seq_rm refused to free sequence {slot}")
 
+    def state_bytes(self, slot: int) -> int:
+        """How large a copy of what the KV cache holds of ``slot`` is."""
+        return int(lib.llama_state_seq_get_size(self.handle, slot))
+
+    def copy_state(self, slot: int, target: memoryview) -> bool:
+        """Copies what the KV cache holds of ``slot``; false if that isn't as large as ``target``."""
+        return bool(lib.llama_state_seq_get_data(self.handle, _bytes_of(target), len(target), slot) == len(target))
+
+    def restore_state(self, slot: int, state: memoryview, n_tokens: int) -> bool:
+        """Fills ``slot`` with the first ``n_tokens`` tokens of a copy; false if it is none of such a KV cache."""
+        if lib.llama_state_seq_set_data(self.handle, _bytes_of(state), len(state), slot) != len(state):
+            self.release(slot)
+            return False
+        last = lib.llama_memory_seq_pos_max(self._memory, slot)
+        if last + 1 > n_tokens:
+            lib.llama_memory_seq_rm(self._memory, slot, n_tokens, -1)
+            last = lib.llama_memory_seq_pos_max(self._memory, slot)
+        if last + 1 != n_tokens:
+            self.release(slot)
+            return False
+        return True
+
     def decode(self, chunks: tuple[Chunk, ...], *, lone_slot: int | None) -> list[int]:
         """Computes the chunks; returns the batch index of the last token of each that wants logits.
 
@@ -199,6 +221,11 @@ class Context:
             values = (ctypes.c_float * (n_outputs * self._n_vocab)).from_address(key[0])
             logits = self._logits[key] = np.ctypeslib.as_array(values).reshape(n_outputs, self._n_vocab)
         return logits
+
+
+def _bytes_of(memory: memoryview) -> Any:
+    """As a C array, which is valid as long as ``memory`` is."""
+    return (ctypes.c_uint8 * len(memory)).from_buffer(memory)
 
 
 def _cache_type(setting: str, name: str) -> int:
