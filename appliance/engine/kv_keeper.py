@@ -39,6 +39,8 @@ class KVKeeper:
         self, folder: KVFolder, wake: Callable[[], None], *, now: Callable[[], float] = time.monotonic
     ) -> None:
         """``wake`` is called on another thread when there is something for :meth:`collect`."""
+        # Whether the beginning of a file is of use, too: the memory of some models can only be restored as a whole.
+        self.can_cut = True
         self.counts = WarmTierCounts()
         self._worker = KVWorker(folder, wake)
         self._max_bytes = folder.max_bytes
@@ -77,7 +79,8 @@ class KVKeeper:
 
     def find(self, adapter: str, scope: str, tokens: list[int]) -> tuple[int, Stored] | None:
         """How many of the first tokens there are, and a file that has them."""
-        n_tokens, number = self._tree.match(_place(adapter, scope), tokens, exact=False)
+        match = self._tree.match if self.can_cut else self._tree.match_end
+        n_tokens, number = match(_place(adapter, scope), tokens, exact=False)
         return None if number is None else (n_tokens, self._stored[number])
 
     def fetch(self, stored: Stored) -> None:
@@ -134,9 +137,10 @@ class KVKeeper:
         return n_bytes <= self._max_bytes
 
     def save(self, adapter: str, scope: str, tokens: list[int], payload: memoryview) -> None:
-        """Has a file written; those that hold no more than the beginning of it are removed then."""
+        """Has a file written; those that are of no more use then are removed."""
         prefix = Prefix.of(adapter, scope, tokens)
-        superseded = tuple(stored for stored in self._stored.values() if _is_part_of(stored.header.prefix, prefix))
+        shorter = (stored for stored in self._stored.values() if _is_part_of(stored.header.prefix, prefix))
+        superseded = tuple(shorter) if self.can_cut else ()
         self._is_saving = True
         self._worker.do(Write(prefix, payload, superseded))
 

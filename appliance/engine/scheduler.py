@@ -94,7 +94,7 @@ class Scheduler:
 
     def make_room(self, n_tokens: int) -> bool:
         """Evicts until so many more tokens could be retained; false if the running sequences leave no such room."""
-        if not self._prefix_reuse or not self._can_free(n_tokens, self._running, keep=None):
+        if not self._reuse.is_on or not self._can_free(n_tokens, self._running, keep=None):
             return False
         while self._slots.n_free_cells < self._n_reserved + n_tokens:
             if not self._slots.evict_one():

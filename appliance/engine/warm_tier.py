@@ -68,6 +68,7 @@ class WarmTier:
         self._is_disk_stuck = False
         self._copied_at = now()
         self._n_steps = 0  # since the latest copy
+        keeper.can_cut = backend.info.can_cut_prefix
         keeper.collect()  # what was there at the start
 
     @property
@@ -148,7 +149,7 @@ class WarmTier:
         self._keeper.close(max(0.0, until - self._now()))
 
     def _is_wanted(self, lane: Lane, scope: str, tokens: list[int], n_tokens: int) -> bool:
-        n_there, _ = lane.scheduler.slots.tree.match(scope, tokens, exact=False)
+        n_there, _ = lane.scheduler.slots.match(scope, tokens, exact=False)
         return n_tokens >= n_there + MIN_SAVED_TOKENS
 
     def _restore(self, wait: Wait, fetched: Fetched) -> int | None:
