@@ -73,6 +73,7 @@ def submit(
     top_logprobs: int | None = None,
     ignore_eos: bool = False,
     grammar: str = "",
+    adapter: str = "",
     scope: str = "",
 ) -> Submit:
     return Submit(
@@ -85,5 +86,6 @@ def submit(
         top_logprobs=top_logprobs,
         ignore_eos=ignore_eos,
         grammar=grammar,
+        adapter=adapter,
         scope=scope,
     )

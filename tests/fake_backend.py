@@ -101,6 +101,8 @@ class FakeBackend:
         n_seq_max: int = 8,
         n_gpu_layers: int = 0,
         can_cut_prefix: bool = True,
+        n_lanes: int = 1,
+        adapters: tuple[str, ...] = (),
         model: FakeModel | None = None,
     ) -> None:
         """Without ``model``, steps take no time."""
@@ -115,17 +117,21 @@ class FakeBackend:
             exact_reuse=False,
             build="fake",
             device="fake",
+            n_lanes=n_lanes,
+            adapters=frozenset(adapters),
             buffers=self._model.buffers,
             anonymous_bytes=self._model.anonymous_bytes,
             n_gpu_layers=n_gpu_layers,
             has_gpu=self._model.has_gpu,
         )
         self.samplers: dict[Sequence, Constraint | None] = {}
-        self.slots: dict[int, list[int]] = {}
+        self.slots: dict[tuple[int, int], list[int]] = {}  # by lane and slot
+        self.bound = [""] * n_lanes
         self.errors: list[Exception] = []  # raised by the next steps, in order
         self.steps: list[StepPlan] = []
         self.n_copied = 0
         self.refuses_states = False
+        self.step_lanes: list[int] = []
 
     def tokenize(self, parts: tuple[PromptPart, ...]) -> list[int]:
         return list("".join(part.text for part in parts).encode())
@@ -151,42 +157,46 @@ class FakeBackend:
     def close_sampler(self, sequence: Sequence) -> None:
         del self.samplers[sequence]
 
+    def bind(self, lane: int, adapter: str) -> None:
+        self.bound[lane] = adapter
+
     def apply_memory(self, operations: tuple[Copy | Release, ...], lane: int = 0) -> None:
         for operation in operations:
             match operation:
                 case Copy(source, target, n_tokens):
-                    assert self.info.can_cut_prefix or len(self.slots[source]) == n_tokens, "only whole slots"
-                    self.slots[target] = self.slots[source][:n_tokens]
+                    assert self.info.can_cut_prefix or len(self.slots[lane, source]) == n_tokens, "only whole slots"
+                    self.slots[lane, target] = self.slots[lane, source][:n_tokens]
                 case Release(slot):
-                    self.slots.pop(slot, None)
+                    self.slots.pop((lane, slot), None)
 
     def state_bytes(self, slot: int, lane: int = 0) -> int:
-        return len(STATE_MAGIC) + len(self.slots[slot])
+        return len(STATE_MAGIC) + len(self.slots[lane, slot])
 
     def copy_state(self, slot: int, lane: int, target: memoryview) -> bool:
-        target[:] = STATE_MAGIC + bytes(self.slots[slot])
+        target[:] = STATE_MAGIC + bytes(self.slots[lane, slot])
         self.n_copied += 1
         return True
 
     def restore_state(self, slot: int, lane: int, state: memoryview, n_tokens: int) -> bool:
-        assert slot not in self.slots, "a slot must be free to be filled"
+        assert (lane, slot) not in self.slots, "a slot must be free to be filled"
         held = bytes(state)
         if not held.startswith(STATE_MAGIC) or self.refuses_states:
             return False
-        self.slots[slot] = list(held[len(STATE_MAGIC) :])[:n_tokens]
+        self.slots[lane, slot] = list(held[len(STATE_MAGIC) :])[:n_tokens]
         return True
 
     def run(self, plan: StepPlan, lane: int = 0) -> list[Sampled]:
         self._go_wrong()
         self.steps.append(plan)
+        self.step_lanes.append(lane)
         if self._model.step_s:
             time.sleep(self._model.step_s)
-        self.apply_memory(plan.memory)
+        self.apply_memory(plan.memory, lane)
         if self.errors:
             raise self.errors.pop(0)
         results = []
         for chunk in plan.chunks:
-            held = self.slots.setdefault(chunk.slot, [])
+            held = self.slots.setdefault((lane, chunk.slot), [])
             assert len(held) == chunk.start, "a chunk must go on where its slot ends"
             held += chunk.sequence.tokens[chunk.start : chunk.start + chunk.n_tokens]
             if chunk.wants_logits:

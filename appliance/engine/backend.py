@@ -37,13 +37,14 @@ class BackendFatal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BackendInfo:
-    """``n_ctx`` cells, ``n_seq_max`` slots.
+    """``n_lanes`` contexts of ``n_ctx`` cells and ``n_seq_max`` slots each.
 
     ``can_cut_prefix``: a slot's memory can be cut at any position, and a part of it copied; if not, a slot can only go
     on, be copied as a whole, or be freed.
     ``exact_batch``: with steps of at most so many tokens, the same request computed in the same steps gives the
     same logits, wherever its cells lie; None if the backend can't promise it. ``exact_reuse``: then its logits don't
-    depend either on what else is in its steps, or on how a reused prefix was cut into steps.
+    depend either on what else is in its steps, or on how a reused prefix was cut into steps; never so with adapters.
+    Lane 0 computes the model alone; the others one of its ``adapters``, by their ids, as they are told.
     ``buffers``, ``anonymous_bytes``, ``n_gpu_layers`` and ``has_gpu`` as in :class:`Ready`.
     """
 
@@ -56,6 +57,8 @@ class BackendInfo:
     exact_reuse: bool
     build: str
     device: str
+    n_lanes: int = 1
+    adapters: frozenset[str] = frozenset()
     buffers: tuple[Buffer, ...] = ()
     anonymous_bytes: int = 0
     n_gpu_layers: int = 0
@@ -106,6 +109,9 @@ class Backend(Protocol):
         """
 
     def close_sampler(self, sequence: Sequence) -> None: ...
+
+    def bind(self, lane: int, adapter: str) -> None:
+        """Has a lane compute with another adapter; none of its slots may be in use then."""
 
     def run(self, plan: StepPlan, lane: int) -> list[Sampled]:
         """Computes a step in the context of a lane; one result for each chunk that wants logits, in order.

@@ -16,7 +16,8 @@ from llguidance import LLMatcher
 from appliance.engine.backend import Backend, BadBatch, KVCacheFull, Sampled
 from appliance.engine.grammar import Constraint, GrammarCompiler
 from appliance.engine.kv_keeper import KVKeeper
-from appliance.engine.lane import Lane, Lanes
+from appliance.engine.lane import Lane
+from appliance.engine.lanes import Lanes
 from appliance.engine.messages import (
     Accepted,
     Detokenize,
@@ -78,10 +79,13 @@ class EngineCore:
         self._backend = backend
         self._n_ctx_seq = min(info.n_ctx, info.n_ctx_train)
         self._prompts = Prompts(backend, n_ctx=self._n_ctx_seq, longest_token_bytes=longest_token_bytes)
-        lane = Lane(
-            0, info, n_batch=n_batch, max_running=max_running, prefix_reuse=prefix_reuse, prompt_step_s=prompt_step_s
+        self._lanes = Lanes(
+            backend,
+            n_batch=n_batch,
+            max_running=max_running,
+            prefix_reuse=prefix_reuse,
+            prompt_step_s=prompt_step_s,
         )
-        self._lanes = Lanes([lane])
         self._counts = Counts()
         self._grammars = GrammarCompiler(backend.grammar_vocabulary, on_ready)
         self._warm = WarmTier(keeper, backend, self._lanes, now=now) if keeper is not None else None
@@ -102,17 +106,17 @@ class EngineCore:
     def load(self) -> Load:
         schedulers = [lane.scheduler for lane in self._lanes]
         return Load(
-            n_running=sum(scheduler.n_running for scheduler in schedulers),
-            n_waiting=sum(scheduler.n_waiting for scheduler in schedulers) + len(self._kept_back),
-            n_cells_used=sum(scheduler.n_cells_used for scheduler in schedulers),
+            n_running=sum(s.n_running for s in schedulers),
+            n_waiting=sum(s.n_waiting for s in schedulers) + self._lanes.n_waiting + len(self._kept_back),
+            n_cells_used=sum(s.n_cells_used for s in schedulers),
             n_cells=self._backend.info.n_ctx * len(schedulers),
-            n_retained=sum(scheduler.n_retained for scheduler in schedulers),
+            n_retained=sum(s.n_retained for s in schedulers),
             n_steps=self._counts.n_steps,
             n_prompt_computed=self._counts.n_prompt_computed,
             n_prompt_reused=self._counts.n_prompt_reused,
             n_sampled=self._counts.n_sampled,
-            n_preempted=sum(scheduler.n_preempted for scheduler in schedulers),
-            n_evicted=sum(scheduler.n_evicted for scheduler in schedulers),
+            n_preempted=sum(s.n_preempted for s in schedulers),
+            n_evicted=sum(s.n_evicted for s in schedulers),
             compute_s=self._counts.compute_s,
             longest_step_s=self._counts.longest_step_s,
             warm_tier=self._warm.counts if self._warm is not None else None,
@@ -138,6 +142,7 @@ class EngineCore:
     def _submit(self, message: Submit, tokens: list[int] | None) -> list[Event]:
         """``tokens``: the prompt's, of one that has been kept back for what is on disk."""
         try:
+            self._lanes.check(message.adapter)
             matcher = self._grammars.get(message.grammar) if message.grammar else None
             if message.grammar and matcher is None:
                 self._kept_back[message.request_id] = KeptBack(message)
@@ -156,7 +161,8 @@ class EngineCore:
     def _look_on_disk(self, message: Submit, tokens: list[int]) -> Wait | None:
         if self._warm is None or message.params.seed is not None:  # it may take nothing from another process
             return None
-        return self._warm.look(self._lanes.first, message.scope, tokens)
+        lane = self._lanes.bound_to(message.adapter)
+        return None if lane is None else self._warm.look(lane, message.scope, tokens)
 
     def close(self) -> None:
         """Nothing of it looks into the backend from now on."""
@@ -187,8 +193,9 @@ class EngineCore:
         """What was read for a request is kept until it starts, or has ended."""
         if slot is None:
             return
-        if request_id in self._requests:
-            self._requests[request_id].open[0].left_slot = slot
+        request = self._requests.get(request_id)
+        if request is not None and request.lane is wait.lane:
+            request.open[0].left_slot = slot
         else:
             wait.lane.scheduler.slots.no_longer_awaited(slot)
 
@@ -254,7 +261,7 @@ class EngineCore:
         results = iter(sampled)
         for chunk in plan.chunks:
             if chunk.wants_logits:
-                events += self._advance(chunk.sequence, next(results), ended_at)
+                events += self._advance(lane, chunk.sequence, next(results), ended_at)
             elif chunk.sequence.index == 0:
                 sequence = chunk.sequence
                 events.append(
@@ -273,9 +280,8 @@ class EngineCore:
             self._counts.longest_step_s = step_s
 
     def _admit(self, message: Submit, tokens: list[int], matcher: LLMatcher | None) -> OpenRequest:
-        lane = self._lanes.first
         request = OpenRequest(
-            message, self._backend, lane, n_prompt=len(tokens), n_ctx=self._n_ctx_seq, submitted_at=self._now()
+            message, self._backend, n_prompt=len(tokens), n_ctx=self._n_ctx_seq, submitted_at=self._now()
         )
         if message.echo:
             request.echo = self._prompts.text(message)
@@ -296,7 +302,7 @@ class EngineCore:
         self._open_samplers(request, matcher)
         for sequence in request.open.values():
             request.text[sequence.index] = TextStream(message.stop)
-            lane.scheduler.add(sequence)
+        self._lanes.add(request)
         return request
 
     def _open_samplers(self, request: OpenRequest, matcher: LLMatcher | None) -> None:
@@ -312,7 +318,7 @@ class EngineCore:
                 self._backend.close_sampler(sequence)
             raise
 
-    def _advance(self, sequence: Sequence, result: Sampled, at: float) -> list[Event]:
+    def _advance(self, lane: Lane, sequence: Sequence, result: Sampled, at: float) -> list[Event]:
         """What one more token of a sequence leads to; ``at`` is when its step ended."""
         request = self._requests.get(sequence.request_id)
         if request is None:
@@ -326,7 +332,7 @@ class EngineCore:
         for token in result.forced:
             if reason is not None:
                 break
-            request.lane.scheduler.force(sequence, token)
+            lane.scheduler.force(sequence, token)
             more, _, reason = request.go_on(sequence, token, None)
             released += more
         else:
@@ -346,7 +352,7 @@ class EngineCore:
         return events
 
     def _close(self, request: OpenRequest, sequence: Sequence) -> None:
-        request.lane.scheduler.finish(sequence)
+        self._lanes.finish(request, sequence)
         self._backend.close_sampler(sequence)
         del request.open[sequence.index]
         request.n_completion += sequence.n_completion
@@ -370,7 +376,7 @@ class EngineCore:
 
     def _fail(self, request: OpenRequest, code: str, message: str) -> Event:
         for sequence in request.open.values():
-            request.lane.scheduler.discard(sequence)
+            self._lanes.discard(request, sequence)
             self._backend.close_sampler(sequence)
         request.open.clear()
         self._forget(request)

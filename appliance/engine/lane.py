@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 from appliance import logs
 from appliance.engine.backend import BackendInfo
@@ -17,7 +16,7 @@ log = logging.getLogger(__name__)
 class Lane:
     """Sequences of different lanes are never in one step and share no prefixes.
 
-    ``number`` is the backend's number of the context.
+    ``number`` is the backend's number of the context; ``adapter`` is what it computes with, empty: the model alone.
     """
 
     def __init__(
@@ -31,13 +30,14 @@ class Lane:
         prompt_step_s: float,
     ) -> None:
         self.number = number
+        self.adapter = ""
         self.scheduler = Scheduler(
             n_ctx=info.n_ctx,
             n_batch=n_batch,
             n_seq_max=info.n_seq_max,
             max_running=max_running,
             exact_batch=info.exact_batch,
-            exact_reuse=info.exact_reuse,
+            exact_reuse=info.exact_reuse and number == 0,  # adapters are computed in other types
             prefix_reuse=prefix_reuse,
             can_cut_prefix=info.can_cut_prefix,
         )
@@ -69,30 +69,3 @@ class Lane:
             return True
         self._n_full_in_a_row = 0
         return False
-
-
-class Lanes:
-    """All lanes of an engine, by their numbers; those with work take turns."""
-
-    def __init__(self, lanes: list[Lane]) -> None:
-        self._lanes = lanes
-        self._latest = 0
-
-    def __iter__(self) -> Iterator[Lane]:
-        return iter(self._lanes)
-
-    @property
-    def first(self) -> Lane:
-        return self._lanes[0]
-
-    @property
-    def only_decode(self) -> bool:
-        """Whether no lane has more to do than to go on with its answers."""
-        return all(lane.scheduler.only_decodes for lane in self._lanes)
-
-    def schedule(self) -> tuple[Lane, StepPlan]:
-        """The next step, and the lane whose turn it is. Its chunks are empty if nothing can be computed."""
-        busy = [lane for lane in self._lanes if not lane.scheduler.is_idle] or self._lanes[:1]
-        lane = next((lane for lane in busy if lane.number > self._latest), busy[0])
-        self._latest = lane.number
-        return lane, lane.schedule(len(busy))

@@ -28,6 +28,15 @@ class WarmTierConfig(msgspec.Struct, frozen=True):
     model_sha256: str
 
 
+class AdapterConfig(msgspec.Struct, frozen=True, array_like=True):
+    """A LoRA adapter: ``id`` is what :class:`Submit` calls it by, ``name`` what people do."""
+
+    id: str
+    name: str
+    path: str
+    scale: float = 1.0
+
+
 class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     """What an engine process needs to know to start.
 
@@ -39,6 +48,7 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     decode, ``n_threads_batch`` those with prompts in them; ``poll`` is how long they look for work before they sleep.
     ``prompt_step_s`` is how long a step may take that computes prompts while answers stream; ``stream_interval_s`` how
     long text may be held back to travel with what follows it.
+    The first of ``n_contexts`` computes the model alone, each of the others one of its ``adapters`` at a time.
     """
 
     model_path: str
@@ -59,6 +69,8 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     n_cpu_moe: int = 0
     tensor_split: tuple[float, ...] = ()
     warm_tier: WarmTierConfig | None = None
+    adapters: tuple[AdapterConfig, ...] = ()
+    n_contexts: int = 1
 
 
 class PromptPart(msgspec.Struct, frozen=True, array_like=True):
@@ -78,6 +90,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     each text begins with the prompt's; no stop string is looked for there. ``grammar``, if not empty, is what each text
     must follow (``appliance.engine.grammar``). ``shown_tokens`` are control tokens whose text is part of the answer's,
     where others have none.
+    ``adapter`` is the :class:`AdapterConfig` to compute with, by its id; empty: the model alone.
     ``scope`` names who may share computed prefixes; ``key`` whose share of the engine the request counts against, and
     ``weight`` how large that share is beside others'. ``is_batch`` requests wait for all others.
     """
@@ -94,6 +107,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     echo: bool = False
     grammar: str = ""
     shown_tokens: tuple[str, ...] = ()
+    adapter: str = ""
     scope: str = ""
     key: str = ""
     weight: float = 1.0

@@ -17,7 +17,6 @@ class OpenRequest:
 
     submit: Submit
     backend: Backend
-    lane: Lane
     n_prompt: int
     n_ctx: int
     submitted_at: float
@@ -30,6 +29,8 @@ class OpenRequest:
     # Times of the engine's clock; None until it has come to that.
     started_at: float | None = None
     first_token_at: float | None = None
+    # None until one computes with its adapter.
+    lane: Lane | None = None
 
     def go_on(
         self, sequence: Sequence, token: int, logprob: TokenLogprob | None

@@ -68,6 +68,11 @@ class Scheduler:
         return not self.n_waiting and all(sequence.is_decoding for sequence in self._running)
 
     @property
+    def n_open(self) -> int:
+        """Sequences that wait or run."""
+        return len(self._order)
+
+    @property
     def n_waiting(self) -> int:
         return len(self._order) - len(self._running)
 

@@ -79,7 +79,7 @@ class WarmTier:
         """Begins to read the file that saves computing most of a prompt; None: none is worth it."""
         if self._is_disk_stuck or len(tokens) <= MIN_SAVED_TOKENS:
             return None
-        found = self._keeper.find("", scope, tokens[:-1])  # the last token is always computed
+        found = self._keeper.find(lane.adapter, scope, tokens[:-1])  # the last token is always computed
         if found is None or not self._is_wanted(lane, scope, tokens[:-1], found[0]):
             return None
         n_tokens, stored = found
@@ -157,6 +157,8 @@ class WarmTier:
         prefix = wait.stored.header.prefix
         tokens = prefix.token_list()
         scheduler, slots = wait.lane.scheduler, wait.lane.scheduler.slots
+        if prefix.adapter != wait.lane.adapter:
+            return None  # the lane computes with another one meanwhile
         if fetched.payload is None or not self._is_wanted(wait.lane, prefix.scope, tokens, wait.n_tokens):
             return None
         # All of it, also what is cut off at once.
@@ -189,7 +191,7 @@ class WarmTier:
                 slots.settle(slot)
                 self._copied_at, self._n_steps = self._now(), 0
                 if self._backend.copy_state(slot, lane.number, buffer):
-                    self._keeper.save("", slots.scope(slot), tokens, buffer)
+                    self._keeper.save(lane.adapter, slots.scope(slot), tokens, buffer)
             return True
         return False
 
@@ -199,7 +201,7 @@ class WarmTier:
             slots = lane.scheduler.slots
             while (slot := slots.next_to_save(only_reused=only_reused)) is not None:
                 tokens = slots.tree.tokens(slot)
-                found = self._keeper.find("", slots.scope(slot), tokens)
+                found = self._keeper.find(lane.adapter, slots.scope(slot), tokens)
                 n_there = found[0] if found is not None else 0
                 if len(tokens) - n_there >= max(MIN_SAVED_TOKENS, n_there * growth_ratio):
                     return lane, slot, tokens

@@ -47,8 +47,9 @@ def config(stored: StoredModel, **fields: Any) -> EngineConfig:
 
 def engine(backend: LlamaBackend, *, n_batch: int = 512, prefix_reuse: bool = True) -> EngineCore:
     """A new engine over the loaded model; what another one retained is cleared from the KV cache."""
-    for slot in range(backend.info.n_seq_max):
-        backend._context.release(slot)
+    for context in backend._contexts:
+        for slot in range(backend.info.n_seq_max):
+            context.release(slot)
     return EngineCore(backend, n_batch=n_batch, max_running=8, prefix_reuse=prefix_reuse, on_ready=_compiled.release)
 
 

@@ -131,7 +131,7 @@ def test_a_seed_gives_the_same_bits_from_a_prefix_that_lies_above_freed_cells(ex
     core = engine(exact_backend)
     run(core, submit("Enough to fill the cells below the next ones. " * 60, max_tokens=1))
     run(core, seeded(prompt=prompt))
-    core._lanes.first.scheduler._slots.evict_one()
+    next(iter(core._lanes)).scheduler._slots.evict_one()
     (from_prefix,) = run(core, seeded(prompt=prompt)).values()
     assert finished(from_prefix).n_cached > 80
     assert transcript(from_prefix) == transcript(from_scratch)
@@ -148,7 +148,7 @@ def test_a_seed_gives_the_same_bits_while_others_come_and_go(exact_backend: Llam
     ]
     while not core.is_idle:
         events += core.step()
-        if core._lanes.first.scheduler.n_running == 1:
+        if next(iter(core._lanes)).scheduler.n_running == 1:
             core.submit(submit(SAFE_PROMPTS[1], max_tokens=2))
         if any(isinstance(event, Finished) and event.request_id == "it" for event in events):
             break

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from contextlib import ExitStack
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
@@ -14,11 +16,13 @@ from appliance.engine.backend import BackendInfo, OnProgress, Sampled
 from appliance.engine.build import engine_build
 from appliance.engine.grammar import Constraint
 from appliance.engine.llama import library
+from appliance.engine.llama.adapter import Adapter
 from appliance.engine.llama.constraint import grammar_vocabulary, mask_logits
 from appliance.engine.llama.context import Context, Logits
 from appliance.engine.llama.model import Model
 from appliance.engine.llama.read_ahead import read_ahead
 from appliance.engine.llama.sampler import Sampler, token_logprob
+from appliance.engine.llama.threads import ComputeThreads
 from appliance.engine.messages import EngineConfig, PromptPart, TokenLogprob
 from appliance.engine.params import SamplingParams
 from appliance.engine.sequence import Sequence
@@ -38,7 +42,7 @@ EXACT_TYPES = frozenset({"F32", "Q4_0", "Q4_1", "Q8_0"})
 
 
 class LlamaBackend:
-    """A model with its context and the samplers of its sequences; use with ``with``."""
+    """A model with its contexts and the samplers of its sequences; use with ``with``."""
 
     def __init__(self, config: EngineConfig, on_progress: OnProgress = lambda ratio: True) -> None:
         """Loads the model.
@@ -62,29 +66,27 @@ class LlamaBackend:
         on_cpu = config.n_gpu_layers == 0 or not library.has_gpu()
         n_slots = config.max_running + N_RETAINED
         self._lone_slot = n_slots
-        try:
-            self._context = Context(
-                self._model,
-                n_ctx=config.n_ctx or min(self._model.n_ctx_train, DEFAULT_N_CTX),
-                n_batch=config.n_batch,
-                n_seq_max=n_slots + 1,
-                n_outputs_max=n_slots + 1,  # one for each sequence
-                n_threads=config.n_threads,
-                n_threads_batch=config.n_threads_batch,
-                poll=config.poll,
-                on_cpu=on_cpu,
-                type_k=config.type_k,
-                type_v=config.type_v,
+        with ExitStack() as stack:
+            stack.push(self._model)
+            self._adapters = {adapter.id: Adapter(self._model, adapter) for adapter in config.adapters}
+            threads = stack.enter_context(
+                ComputeThreads(config.n_threads, config.n_threads_batch, config.poll, may_adapt=on_cpu)
             )
-        except BaseException:
-            self._model.__exit__(None, None, None)
-            raise
+            self._contexts = [
+                stack.enter_context(self._new_context(config, threads, n_slots=n_slots, on_cpu=on_cpu))
+                for _ in range(config.n_contexts)
+            ]
+            # That of the latest step.
+            self._context = self._contexts[0]
+            if len(self._contexts) > 1:
+                self._reserve_for_adapters()
+            self._resources = stack.pop_all()
         self._samplers: dict[Sequence, Sampler] = {}
         self._constraints: dict[Sequence, Constraint] = {}
         is_f16 = (config.type_k, config.type_v) == ("f16", "f16")
         can_be_exact = on_cpu and is_f16 and config.max_running <= EXACT_BATCH
         self.info = BackendInfo(
-            n_ctx=self._context.n_ctx - 1,  # one cell for the lone slot
+            n_ctx=self._contexts[0].n_ctx - 1,  # one cell for the lone slot
             n_ctx_train=self._model.n_ctx_train,
             n_vocab=self._model.n_vocab,
             n_seq_max=n_slots,
@@ -94,7 +96,15 @@ class LlamaBackend:
             exact_reuse=can_be_exact and self._model.can_cut_memory and set(config.tensor_types) <= EXACT_TYPES,
             build=engine_build(),
             device=library.device(),
-            buffers=self._model.buffers + self._context.buffers,
+            n_lanes=len(self._contexts),
+            adapters=frozenset(self._adapters),
+            buffers=tuple(
+                itertools.chain(
+                    self._model.buffers,
+                    *(adapter.buffers for adapter in self._adapters.values()),
+                    *(context.buffers for context in self._contexts),
+                )
+            ),
             anonymous_bytes=_anonymous_bytes(),
             n_gpu_layers=self._model.n_gpu_layers,
             has_gpu=library.has_gpu(),
@@ -108,8 +118,27 @@ class LlamaBackend:
     ) -> None:
         for sampler in self._samplers.values():
             sampler.close()
-        self._context.__exit__(kind, error, trace)
-        self._model.__exit__(kind, error, trace)
+        self._resources.__exit__(kind, error, trace)
+
+    def _new_context(self, config: EngineConfig, threads: ComputeThreads, *, n_slots: int, on_cpu: bool) -> Context:
+        return Context(
+            self._model,
+            n_ctx=config.n_ctx or min(self._model.n_ctx_train, DEFAULT_N_CTX),
+            n_batch=config.n_batch,
+            n_seq_max=n_slots + 1,
+            n_outputs_max=n_slots + 1,  # one for each sequence
+            threads=threads,
+            on_cpu=on_cpu,
+            type_k=config.type_k,
+            type_v=config.type_v,
+        )
+
+    def _reserve_for_adapters(self) -> None:
+        """Has the contexts of adapters take what memory they will: most with the largest adapter."""
+        largest = max(self._adapters.values(), key=lambda adapter: adapter.file_bytes)
+        for context in self._contexts[1:]:
+            largest.put_on(context.handle)
+            context.reserve()
 
     def tokenize(self, parts: tuple[PromptPart, ...]) -> list[int]:
         return self._model.tokenize(parts)
@@ -128,7 +157,7 @@ class LlamaBackend:
 
     def open_sampler(self, sequence: Sequence, params: SamplingParams, constraint: Constraint | None) -> None:
         prompt = sequence.tokens[: sequence.n_prompt]
-        n_ctx = self._context.n_ctx
+        n_ctx = self._contexts[0].n_ctx
         self._samplers[sequence] = Sampler(self._model, params, prompt, index=sequence.index, n_ctx=n_ctx)
         if constraint is not None:
             self._constraints[sequence] = constraint
@@ -137,7 +166,11 @@ class LlamaBackend:
         self._samplers.pop(sequence).close()
         self._constraints.pop(sequence, None)
 
+    def bind(self, lane: int, adapter: str) -> None:
+        self._adapters[adapter].put_on(self._contexts[lane].handle)
+
     def run(self, plan: StepPlan, lane: int) -> list[Sampled]:
+        self._context = self._contexts[lane]
         self._context.apply_memory(plan.memory)
         if not plan.chunks:
             return []
@@ -148,16 +181,16 @@ class LlamaBackend:
         return self._sample_all(wanting, outputs) if outputs else []
 
     def apply_memory(self, operations: tuple[Copy | Release, ...], lane: int) -> None:
-        self._context.apply_memory(operations)
+        self._contexts[lane].apply_memory(operations)
 
     def state_bytes(self, slot: int, lane: int) -> int:
-        return self._context.state_bytes(slot)
+        return self._contexts[lane].state_bytes(slot)
 
     def copy_state(self, slot: int, lane: int, target: memoryview) -> bool:
-        return self._context.copy_state(slot, target)
+        return self._contexts[lane].copy_state(slot, target)
 
     def restore_state(self, slot: int, lane: int, state: memoryview, n_tokens: int) -> bool:
-        return self._context.restore_state(slot, state, n_tokens)
+        return self._contexts[lane].restore_state(slot, state, n_tokens)
 
     def _sample_all(self, sequences: list[Sequence], outputs: list[int]) -> list[Sampled]:
         """``outputs``: the sequences' indices in the batch, in its order."""
@@ -194,7 +227,8 @@ class LlamaBackend:
             return Sampled(token, logprob, is_complete=True)
         constraint.accept(token)
         # Not where each token's probability is wanted, or where results depend on how tokens are cut into steps.
-        may_force = logprob is None and (self.info.exact_reuse or not sequence.exact)
+        is_exact = self.info.exact_reuse and self._context is self._contexts[0]
+        may_force = logprob is None and (is_exact or not sequence.exact)
         forced = constraint.accept_forced() if may_force else []
         for one in forced:
             sampler.accept(one)

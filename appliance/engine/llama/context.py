@@ -68,9 +68,7 @@ class Context:
         n_batch: int,
         n_seq_max: int,
         n_outputs_max: int,
-        n_threads: int,
-        n_threads_batch: int,
-        poll: int,
+        threads: ComputeThreads,
         on_cpu: bool,
         type_k: str = "f16",
         type_v: str = "f16",
@@ -87,8 +85,6 @@ class Context:
         params.n_ubatch = n_batch
         params.n_seq_max = n_seq_max
         params.n_outputs_max = n_outputs_max  # else room for a whole batch's is set aside
-        params.n_threads = n_threads
-        params.n_threads_batch = n_threads_batch
         params.op_offload = not on_cpu  # else a GPU takes large batches even of a model that is kept off it
         # For a quantized V, llama.cpp turns flash attention on by itself, and refuses models that can't have it.
         params.type_k, params.type_v = _cache_type("type_k", type_k), _cache_type("type_v", type_v)
@@ -105,11 +101,8 @@ class Context:
         self.buffers = log.buffers
         self.n_ctx: int = lib.llama_n_ctx(self.handle)
         self._memory: Any = lib.llama_get_memory(self.handle)
-        try:
-            self._threads = ComputeThreads(self.handle, n_threads, n_threads_batch, poll, may_adapt=on_cpu)
-        except EngineFailed:
-            lib.llama_free(self.handle)
-            raise
+        self._threads = threads
+        threads.attach(self.handle)
         self._batch = Batch(n_batch + 1)
 
     def __enter__(self) -> Self:
@@ -119,7 +112,17 @@ class Context:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         lib.llama_free(self.handle)
-        self._threads.close()
+
+    def reserve(self) -> None:
+        """Takes what memory its steps will, which has changed with the adapter; nothing may be in its KV cache."""
+        self._batch.fill([0], [0], [0], [0])
+        with LoadLog() as log:
+            code = lib.llama_decode(self.handle, self._batch.struct)
+        if code:
+            raise log.error("llama.cpp can't compute with the adapter")
+        self.release(0)
+        computing = tuple(buffer for buffer in log.buffers if buffer.kind == "compute")
+        self.buffers = tuple(buffer for buffer in self.buffers if buffer.kind != "compute") + computing
 
     def apply_memory(self, operations: tuple[Copy | Release, ...]) -> None:
         """Copies and frees sequences, in this order."""
@@ -180,7 +183,7 @@ class Context:
             slots.append(lone_slot)
         self._batch.fill(tokens, positions, slots, outputs)
         try:
-            self._threads.begin_step(has_prompts=has_prompts)
+            self._threads.begin_step(self.handle, has_prompts=has_prompts)
             self._decode()
             self._threads.end_step()
         finally:
@@ -192,7 +195,7 @@ class Context:
         """Computes tokens of sequence 0 from position ``start`` on; the raw logits of each, until the next call."""
         every = list(range(len(tokens)))
         self._batch.fill(tokens, [start + i for i in every], [0] * len(tokens), every)
-        self._threads.begin_step(has_prompts=True)
+        self._threads.begin_step(self.handle, has_prompts=True)
         self._decode()
         self._threads.end_step()
         return self.logits(len(tokens))

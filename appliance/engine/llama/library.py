@@ -19,6 +19,8 @@ log = logging.getLogger("appliance.llama")
 # ggml_log_level in ggml.h.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _CONTINUED = 5
+# Said for each tensor of an adapter: as it must be where the CPU keeps the model's weights in an order of its own.
+_USUAL = "cannot use buft"
 _CPU = 0  # GGML_BACKEND_DEVICE_TYPE_CPU in ggml-backend.h
 
 
@@ -50,7 +52,7 @@ def _forward_log(level: int, text: bytes, user_data: object) -> None:
         return
     message = text.decode("utf-8", "replace").strip()
     if message:
-        log.log(_LEVELS.get(level, logging.DEBUG), "%s", message)
+        log.log(logging.DEBUG if _USUAL in message else _LEVELS.get(level, logging.DEBUG), "%s", message)
 
 
 def start() -> None:

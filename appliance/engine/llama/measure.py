@@ -16,6 +16,7 @@ import numpy as np
 from appliance.engine.llama.context import Context, Logits
 from appliance.engine.llama.job import run_job, say_progress
 from appliance.engine.llama.model import Model
+from appliance.engine.llama.threads import ComputeThreads
 from appliance.engine.messages import PromptPart
 from appliance.errors import ApplianceError, ConfigError
 
@@ -35,24 +36,22 @@ def _measure(request: dict[str, Any]) -> dict[str, float]:
             n_tokens = min(request["n_tokens"], base.n_ctx_train)
             if len(tokens) < n_tokens:
                 raise ConfigError(f"{request['text']} has {len(tokens)} tokens for this model, {n_tokens} are wanted")
-            contexts = [
-                stack.enter_context(_context(model, n_tokens, request["n_threads"])) for model in (base, quantized)
-            ]
+            n_threads = request["n_threads"]
+            threads = stack.enter_context(ComputeThreads(n_threads, n_threads, poll=0, may_adapt=True))
+            contexts = [stack.enter_context(_context(model, n_tokens, threads)) for model in (base, quantized)]
         except ApplianceError as error:
             raise ConfigError(error.message) from None
         return _compare(contexts[0], contexts[1], tokens[:n_tokens])
 
 
-def _context(model: Model, n_ctx: int, n_threads: int) -> Context:
+def _context(model: Model, n_ctx: int, threads: ComputeThreads) -> Context:
     return Context(
         model,
         n_ctx=n_ctx,
         n_batch=_N_BATCH,
         n_seq_max=1,
         n_outputs_max=_N_BATCH,
-        n_threads=n_threads,
-        n_threads_batch=n_threads,
-        poll=0,
+        threads=threads,
         on_cpu=True,
     )
 

@@ -18,6 +18,7 @@ from appliance.engine.llama.context import Context
 from appliance.engine.llama.job import LlamaLog, run_job, say_progress
 from appliance.engine.llama.library import device, has_gpu
 from appliance.engine.llama.model import Model
+from appliance.engine.llama.threads import ComputeThreads
 from appliance.engine.sequence import Sequence
 from appliance.engine.step import Chunk
 from appliance.errors import ApplianceError, ConfigError
@@ -34,15 +35,14 @@ def _measure(request: dict[str, Any]) -> Any:
     try:
         with (
             Model(request["model"], n_gpu_layers=request["n_gpu_layers"]) as model,
+            ComputeThreads(request["n_threads"], request["n_threads"], poll=0, may_adapt=on_cpu) as threads,
             Context(
                 model,
                 n_ctx=n_prompt + n_decode + _CHUNK,
                 n_batch=_CHUNK,
                 n_seq_max=1,
                 n_outputs_max=_CHUNK,
-                n_threads=request["n_threads"],
-                n_threads_batch=request["n_threads"],
-                poll=0,
+                threads=threads,
                 on_cpu=on_cpu,
             ) as context,
         ):

@@ -1,0 +1,163 @@
+"""LoRA adapters with the real model: each answer is computed with its own, whatever runs beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFValueType, GGUFWriter
+
+from appliance.engine.core import EngineCore
+from appliance.engine.llama.backend import LlamaBackend
+from appliance.engine.messages import AdapterConfig, Buffer, Event, Piece, Submit, TokenLogprob
+from appliance.errors import EngineFailed
+from appliance.models.store import StoredModel
+from bench.lora import write_adapter
+from tests.factories import submit
+from tests.model.engines import SAFE_PROMPTS, config, engine, finished, run, texts
+
+PROMPTS = SAFE_PROMPTS[:5]
+IDS = ("one", "two", "three")
+# Rounding depends on what else is in a step: less than a tenth of this.
+SAFE_MARGIN = 0.5
+STRENGTH = 1.0
+
+
+@pytest.fixture(scope="module")
+def adapters(stored: StoredModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[AdapterConfig, ...]:
+    folder = tmp_path_factory.mktemp("adapters")
+    for number, name in enumerate(IDS):
+        write_adapter(stored.path, folder / name, seed=number, strength=STRENGTH)
+    return tuple(AdapterConfig(name, name, str(folder / name)) for name in IDS)
+
+
+@pytest.fixture(scope="module")
+def adapted(stored: StoredModel, adapters: tuple[AdapterConfig, ...]) -> Iterator[LlamaBackend]:
+    """The model with three adapters and room for two of them."""
+    with LlamaBackend(config(stored, adapters=adapters, n_contexts=3)) as loaded:
+        yield loaded
+
+
+def ask(prompt: str, adapter: str) -> Submit:
+    return submit(prompt, adapter=adapter, max_tokens=5, top_logprobs=2, ignore_eos=True)
+
+
+def records(events: list[Event]) -> list[TokenLogprob]:
+    return [record for event in events if isinstance(event, Piece) for record in event.logprobs]
+
+
+def answer(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Piece))
+
+
+def alone(core: EngineCore, adapter: str) -> dict[str, str]:
+    """The answers by their prompts, of those prompts at which each token leads the next best by far."""
+    found = {}
+    for prompt in PROMPTS:
+        (events,) = run(core, ask(prompt, adapter)).values()
+        if all(record.top[0][1] - record.top[1][1] > SAFE_MARGIN for record in records(events)):
+            found[prompt] = answer(events)
+    return found
+
+
+def test_each_of_a_mixed_load_gets_the_text_that_it_gets_alone(adapted: LlamaBackend, backend: LlamaBackend) -> None:
+    expected = {adapter: alone(engine(adapted), adapter) for adapter in ("", *IDS)}
+    assert expected[""] == dict(zip(PROMPTS, texts(engine(backend), *(_plain(p) for p in PROMPTS)), strict=True))
+    assert all(len(answers) >= 3 for answers in expected.values()), "too few that rounding can't change"
+    differ = [p for p in PROMPTS if len({answers.get(p, "") for answers in expected.values()} - {""}) > 1]
+    assert differ, "the adapters change no text"
+    # Interleaved, and more adapters than there are contexts for.
+    wanted = [(p, a) for p in PROMPTS for a in ("", *IDS) if p in expected[a]]
+    messages = [ask(prompt, adapter) for prompt, adapter in wanted]
+    results = run(engine(adapted), *messages)
+    for (prompt, adapter), message in zip(wanted, messages, strict=True):
+        assert answer(results[message.request_id]) == expected[adapter][prompt], (prompt, adapter)
+
+
+def _plain(prompt: str) -> Submit:
+    return submit(prompt, max_tokens=5, ignore_eos=True)
+
+
+def test_an_adapter_is_computed_at_its_scale(
+    stored: StoredModel, adapters: tuple[AdapterConfig, ...], tmp_path: Path
+) -> None:
+    """Twice as strong at half the scale, it is the same; at no scale, it is the model alone."""
+    twice = tmp_path / "twice"
+    write_adapter(stored.path, twice, seed=0, strength=2 * STRENGTH)
+    scaled = (
+        adapters[0],
+        AdapterConfig("half", "twice", str(twice), 0.5),
+        AdapterConfig("none", "twice", str(twice), 0.0),
+    )
+    with LlamaBackend(config(stored, n_ctx=512, adapters=scaled, n_contexts=2)) as loaded:
+        core = engine(loaded)
+        whole, half, none, base = (
+            records(*run(core, ask(PROMPTS[0], adapter)).values())[0].top for adapter in ("one", "half", "none", "")
+        )
+    assert half == whole
+    assert none == base != whole
+
+
+def test_prefixes_are_reused_with_the_same_adapter_only(adapted: LlamaBackend) -> None:
+    core = engine(adapted)
+    cached: dict[str, list[int]] = {}
+    for adapter in ("one", "two", "", "one", "two", ""):
+        cached.setdefault(adapter, []).append(finished(*run(core, ask(PROMPTS[0], adapter)).values()).n_cached)
+    n_prompt = len(adapted.tokenize(submit(PROMPTS[0]).parts))
+    assert cached == {adapter: [0, n_prompt - 1] for adapter in ("one", "two", "")}
+
+
+def test_what_contexts_take_for_adapters_is_taken_at_load(adapted: LlamaBackend, backend: LlamaBackend) -> None:
+    """Each has a KV cache and buffers of its own; the weights are shared, and the adapters' lie beside them."""
+    before, after = _by_kind(backend.info.buffers), _by_kind(adapted.info.buffers)
+    assert after["kv"] == 3 * before["kv"]
+    assert 3 * before["compute"] <= after["compute"] < 3.5 * before["compute"]
+    assert 0 < after["weights"] - before["weights"] < 0.1 * before["weights"]
+
+
+def _by_kind(buffers: tuple[Buffer, ...]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for buffer in buffers:
+        found[buffer.kind] += buffer.n_bytes
+    return found
+
+
+def test_a_file_that_is_no_adapter_of_the_model_says_so(
+    stored: StoredModel, adapters: tuple[AdapterConfig, ...], tmp_path: Path
+) -> None:
+    cut, alien, late = tmp_path / "cut", tmp_path / "alien", tmp_path / "late"
+    whole = Path(adapters[0].path).read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])
+    for path, architecture, n_in in ((alien, "llama", 100), (late, "llama", None)):
+        _write(path, architecture, n_in or 576, is_activated=n_in is None)
+    for path, reason in (
+        (tmp_path / "missing", "No such file"),
+        (cut, "corrupted or incomplete"),
+        (alien, "wrong base model"),
+        (late, "activated LoRA"),
+        (stored.path, "expect general.type to be 'adapter'"),
+    ):
+        broken = AdapterConfig("x", "harbour", str(path))
+        with pytest.raises(EngineFailed, match=reason) as caught:
+            LlamaBackend(config(stored, n_ctx=256, adapters=(broken,), n_contexts=2))
+        assert "the adapter harbour" in caught.value.message
+        assert str(path) in caught.value.message or path == late
+
+
+def _write(path: Path, architecture: str, n_in: int, *, is_activated: bool) -> None:
+    writer = GGUFWriter(path, architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    if is_activated:
+        key = "adapter.alora.invocation_tokens"
+        writer.add_key_value(key, [1], GGUFValueType.ARRAY, sub_type=GGUFValueType.UINT32)
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.zeros((4, n_in), np.float32))
+    writer.add_tensor("blk.0.attn_q.weight.lora_b", np.zeros((576, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
