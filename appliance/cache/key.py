@@ -4,8 +4,8 @@ The canonical form of a request has all fields of the engine's own :class:`Submi
 less those that say who asks and when it is their turn; what has no effect is at its default, and what has no order is
 sorted. So whatever reaches the engine is in the key, a field that comes later too, and two ways to ask for the same are
 one. What never reaches the engine (``stream``, ``service_tier``, ``user``) is in no key. To it come the bytes and the
-template of the model, the types of its KV cache, the engine's build, this release, and the scope: who may share the
-answer. All of it is written as msgpack and hashed.
+template of the model, its adapter with the scale, the types of its KV cache, the engine's build, this release, and the
+scope: who may share the answer. All of it is written as msgpack and hashed.
 
 ``VERSION`` is raised whenever the form changes; the appliance's own version is in every key, since a release may
 change what comes of the same request.
@@ -22,7 +22,7 @@ import appliance
 from appliance.engine.messages import Submit
 from appliance.engine.params import SamplingParams
 
-VERSION = 2
+VERSION = 3
 
 # Who asks, and when it is their turn. The scope stays.
 _ASKER = {"request_id", "key", "weight", "is_batch"}
@@ -32,13 +32,18 @@ _encoder = msgspec.msgpack.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """All of a model and its engine that decides what a request's answer is. Hashes are sha256 in hex."""
+    """All of a model and its engine that decides what a request's answer is. Hashes are sha256 in hex.
+
+    ``adapter_sha256`` is that of the LoRA adapter that the model is computed with; empty: none.
+    """
 
     gguf_sha256: str
     template_sha256: str
     engine_build: str
     type_k: str
     type_v: str
+    adapter_sha256: str = ""
+    adapter_scale: float = 1.0
 
 
 def is_deterministic(params: SamplingParams) -> bool:

@@ -186,6 +186,7 @@ TABLES: dict[type, dict[str, Line]] = {
         "ignore_eos": changes(True, False),
         "echo": changes(True, False),
         "grammar": changes("", "start: /a+/"),
+        "adapter": changes("", "harbour-0123456789ab"),
         "shown_tokens": changes((), ("[TOOL_CALLS]",)),
         "scope": changes("x", "y"),
         "key": same("x", "y"),
@@ -204,6 +205,8 @@ TABLES: dict[type, dict[str, Line]] = {
         "engine_build": changes("x", "y"),
         "type_k": changes("f16", "q8_0"),
         "type_v": changes("f16", "q8_0"),
+        "adapter_sha256": changes("", "2" * 64),
+        "adapter_scale": changes(1.0, 0.5),
     },
 }
 

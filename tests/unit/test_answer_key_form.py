@@ -44,6 +44,7 @@ def test_the_form_of_the_key_is_as_its_version_says(monkeypatch: pytest.MonkeyPa
         echo=True,
         grammar="start: /[a-z]/",
         shown_tokens=("[TOOL_CALLS]",),
+        adapter="harbour-0123456789ab",
         scope="key:1",
         key="k",
         weight=2.0,
