@@ -56,9 +56,9 @@ def test_the_form_of_the_key_is_as_its_version_says(monkeypatch: pytest.MonkeyPa
 
 
 PINNED = (
-    2,
-    "2a1ff9521ce162fcf126de7b0d97c5559ffc03e62ef8a3794a9530847e6a749c",
-    "52a89e820b7ec10e9966a29eca1d58edde4d8a6afe900a7f7673e0b75d9c3f6b",
+    3,
+    "7be738779ea33ef8c54b72567c01efcef4f15a3b1d87bc32af647e6f38dbe4b1",
+    "6b542baac289e6d30ee752e6a9a8ee66addf8471ea17b29248e5356bded74858",
 )
 
 
