@@ -15,17 +15,22 @@ from gguf import GGUFWriter, LlamaFileType, TokenType
 
 from appliance.engine.messages import EngineConfig
 
-N_VOCAB = 3 + 256
+SPACE = 3 + 256  # SentencePiece has a character of its own for it
+N_VOCAB = SPACE + 1
 WINDOW = 48  # of the sliding one, in tokens
 N_EMBD, N_FF, N_HEAD, N_HEAD_KV, HEAD_DIM = 64, 128, 4, 2, 16
 D_INNER, D_STATE, D_CONV, DT_RANK = 2 * N_EMBD, 8, 4, 8
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 Tensors = Callable[..., None]
 
 
 def tokens_of(text: str) -> list[int]:
     """As the model's own vocabulary has them."""
-    return [3 + byte for byte in text.encode()]
+    return [SPACE if byte == ord(" ") else 3 + byte for byte in text.encode()]
 
 
 def write_model(path: Path, kind: str, *, n_layer: int = 4, n_ctx_train: int = 4096, seed: int = 0) -> Path:
@@ -104,14 +109,15 @@ def engine_config(path: Path, **fields: Any) -> EngineConfig:
 
 def _add_vocabulary(writer: GGUFWriter) -> None:
     writer.add_tokenizer_model("llama")
-    writer.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))])
+    writer.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"])
     writer.add_token_scores([0.0] * N_VOCAB)
-    writer.add_token_types([TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256])
+    writer.add_token_types([TokenType.UNKNOWN, *[TokenType.CONTROL] * 2, *[TokenType.BYTE] * 256, TokenType.NORMAL])
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
+    writer.add_chat_template(TEMPLATE)
 
 
 def _in_layer(tensor: Tensors, number: int, name: str, *shape: int, **how: float) -> None:

@@ -73,6 +73,17 @@ class PrefixTree:
         """The other slots that hold the same tokens as ``slot``, in the same cells."""
         return self._ends[slot].slots - {slot}
 
+    def ends_on_the_way(self, slot: int, start: int) -> set[int]:
+        """The other slots that end within what ``slot`` holds, behind its first ``start`` tokens."""
+        found: set[int] = set()
+        depth = len(self.tokens(slot))
+        node: Node | None = self._ends[slot]
+        while node is not None and depth > start:
+            found |= node.slots
+            depth -= len(node.tokens)
+            node = node.parent
+        return found - {slot}
+
     def is_continued(self, slot: int) -> bool:
         """Whether another slot holds all that ``slot`` does, in the same cells."""
         end = self._ends[slot]

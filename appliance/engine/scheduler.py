@@ -118,6 +118,8 @@ class Scheduler:
 
     def discard(self, sequence: Sequence) -> None:
         """As :meth:`finish`, but nothing of it is kept: what it computed may be wrong."""
+        if sequence.slot is not None:
+            self._slots.drop_checkpoints(sequence.slot, sequence.n_cached or 0)
         self._take_out(sequence, retain=False)
 
     def schedule(self, limits: PromptLimits | None = None) -> StepPlan:

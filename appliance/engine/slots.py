@@ -124,6 +124,11 @@ class Slots:
         self._expendable.add(checkpoint)
         self.retain(checkpoint)
 
+    def drop_checkpoints(self, slot: int, start: int) -> None:
+        """Frees what is retained of the tokens of ``slot`` behind the first ``start``."""
+        for other in self.tree.ends_on_the_way(slot, start) & self._retained.keys():
+            self._evict(other)
+
     def retain(self, slot: int, *, is_awaited: bool = False) -> None:
         """Keeps what a slot holds until its room is wanted; ``is_awaited``: its sequence waits to go on with it."""
         self._retained[slot] = None

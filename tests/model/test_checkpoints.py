@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.engine import checkpoints
+from appliance.engine.backend import Sampled
 from appliance.engine.core import EngineCore
 from appliance.engine.llama.backend import LlamaBackend
-from appliance.engine.messages import Event, Finished, Piece, Submit, TokenLogprob
+from appliance.engine.messages import EngineConfig, Event, Finished, Piece, PromptPart, Submit, TokenLogprob
 from appliance.engine.params import SamplingParams
+from appliance.engine.step import StepPlan
 from tests.model.engines import engine, finished, run
-from tests.tiny_models import WINDOW, engine_config, write_model
+from tests.tiny_models import WINDOW, engine_config, tokens_of, write_model
 
 # llama.cpp's attention rounds to F16, and how depends on what else is in a step: 0.004 nat at most in these models.
 TOLERANCE = 0.02
@@ -27,16 +32,31 @@ TOLERANCE = 0.02
 Answer = list[TokenLogprob]
 
 
+class RecordingBackend(LlamaBackend):
+    """Knows each sequence's answer: its text doesn't tell whether a space was one token or the other."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config)
+        self.answers: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
+
+    def run(self, plan: StepPlan, lane: int) -> list[Sampled]:
+        sampled = super().run(plan, lane)
+        wanting = (chunk.sequence for chunk in plan.chunks if chunk.wants_logits)
+        for sequence, result in zip(wanting, sampled, strict=True):
+            self.answers[sequence.request_id, sequence.index].append(result.token)
+        return sampled
+
+
 class Model:
     """A loaded tiny model, and what it says without prefix reuse, which another context computes."""
 
-    def __init__(self, backend: LlamaBackend, reference: LlamaBackend) -> None:
+    def __init__(self, backend: RecordingBackend, reference: LlamaBackend) -> None:
         self.backend = backend
         self._reference = reference
-        self._tokens = {self.backend.token_name(token): token for token in range(self.backend.info.n_vocab)}
         self.recomputed = functools.cache(self._recomputed)
 
     def core(self) -> EngineCore:
+        self.backend.answers.clear()
         return engine(self.backend, n_batch=256)
 
     def _recomputed(self, prompt: tuple[int, ...], n_tokens: int) -> Answer:
@@ -53,8 +73,9 @@ class Model:
             same(answer_of(events, index), expected)
         return finished(events)
 
-    def tokens(self, answer: Answer) -> tuple[int, ...]:
-        return tuple(self._tokens[one.token] for one in answer)
+    def with_answer(self, message: Submit) -> tuple[int, ...]:
+        """The prompt and its first answer, as far as that has come."""
+        return (*message.tokens, *self.backend.answers[message.request_id, 0])
 
 
 def prompt_of(seed: int, n_tokens: int, common: tuple[int, ...] = ()) -> tuple[int, ...]:
@@ -63,9 +84,12 @@ def prompt_of(seed: int, n_tokens: int, common: tuple[int, ...] = ()) -> tuple[i
     return common + tuple(3 + drawn.randrange(32, 127) for _ in range(n_tokens))
 
 
-def ask(prompt: tuple[int, ...], n_tokens: int = 24, *, name: str = "r", n: int = 1) -> Submit:
+_numbers = itertools.count()
+
+
+def ask(prompt: tuple[int, ...], n_tokens: int = 24, *, name: str = "", n: int = 1) -> Submit:
     return Submit(
-        name,
+        name or f"r{next(_numbers)}",
         tokens=prompt,
         params=SamplingParams(temperature=0),
         max_tokens=n_tokens,
@@ -119,14 +143,14 @@ def path(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(path: Path) -> Iterator[Model]:
-    with LlamaBackend(engine_config(path)) as backend, LlamaBackend(engine_config(path)) as reference:
+    with RecordingBackend(engine_config(path)) as backend, LlamaBackend(engine_config(path)) as reference:
         yield Model(backend, reference)
 
 
 @pytest.fixture(scope="module")
 def small(path: Path) -> Iterator[Model]:
     """With a context that three sequences fill."""
-    with LlamaBackend(engine_config(path, n_ctx=512)) as backend, LlamaBackend(engine_config(path)) as reference:
+    with RecordingBackend(engine_config(path, n_ctx=512)) as backend, LlamaBackend(engine_config(path)) as reference:
         yield Model(backend, reference)
 
 
@@ -143,6 +167,11 @@ def test_its_memory_cant_be_cut(model: Model) -> None:
     assert not info.exact_reuse
 
 
+def test_its_tokens_are_known_without_it(model: Model) -> None:
+    text = "Über a line\nand <s> another"
+    assert model.backend.tokenize((PromptPart(text, False),)) == tokens_of(text)
+
+
 def test_the_same_prompt_again_computes_its_last_token_only(serve: Callable[[Submit], Finished]) -> None:
     prompt = prompt_of(1, 300)
     assert [serve(ask(prompt)).n_cached for _ in range(3)] == [0, 299, 299]
@@ -151,29 +180,30 @@ def test_the_same_prompt_again_computes_its_last_token_only(serve: Callable[[Sub
 def test_answers_to_one_prompt_share_its_computation(model: Model) -> None:
     core = model.core()
     message = ask(prompt_of(2, 300), n=4)
-    model.check(message, run(core, message)["r"])
+    model.check(message, run(core, message)[message.request_id])
     assert core.load.n_prompt_reused == 3 * 299
 
 
 def test_a_short_prompt_is_shared_by_its_answers_too(model: Model) -> None:
     core = model.core()
     message = ask(prompt_of(3, 9), n=3)
-    model.check(message, run(core, message)["r"])
+    model.check(message, run(core, message)[message.request_id])
     assert core.load.n_prompt_reused == 2 * 8
 
 
 def test_a_chats_next_turns_go_on_where_the_last_one_ended(model: Model, serve: Callable[[Submit], Finished]) -> None:
     prompt = prompt_of(4, 200)
     for turn in range(3):
-        assert serve(ask(prompt)).n_cached == (len(prompt) - 31 if turn else 0)
-        prompt = prompt_of(40 + turn, 30, prompt + model.tokens(model.recomputed(prompt, 24)))
+        message = ask(prompt)
+        assert serve(message).n_cached == (len(prompt) - 31 if turn else 0)
+        prompt = prompt_of(40 + turn, 30, model.with_answer(message))
 
 
 def test_the_last_turn_can_be_asked_anew(model: Model, serve: Callable[[Submit], Finished]) -> None:
     """What a turn goes on from is still there after it."""
-    first = prompt_of(5, 200)
-    serve(ask(first))
-    so_far = first + model.tokens(model.recomputed(first, 24))
+    first = ask(prompt_of(5, 200))
+    serve(first)
+    so_far = model.with_answer(first)
     for seed in (50, 51, 52):
         assert serve(ask(prompt_of(seed, 30, so_far))).n_cached == len(so_far) - 1
 
@@ -191,7 +221,7 @@ def test_prompts_that_diverge_in_the_middle(serve: Callable[[Submit], Finished])
 def test_prompts_that_come_together_share_their_beginning(model: Model) -> None:
     core = model.core()
     common = prompt_of(8, 600)
-    messages = [ask(prompt_of(80 + number, 50, common), name=f"r{number}") for number in range(4)]
+    messages = [ask(prompt_of(80 + number, 50, common)) for number in range(4)]
     results = run(core, *messages)
     ended = [model.check(message, results[message.request_id]) for message in messages]
     assert [one.n_cached for one in ended] == [0, 600, 600, 600]
@@ -215,9 +245,9 @@ def test_several_at_once_in_mixed_order(model: Model) -> None:
 
 
 def test_an_answer_beyond_the_window_and_what_follows_it(model: Model, serve: Callable[[Submit], Finished]) -> None:
-    prompt, n_tokens = prompt_of(10, 20), 4 * WINDOW
-    serve(ask(prompt, n_tokens))
-    behind = prompt_of(100, 20, prompt + model.tokens(model.recomputed(prompt, n_tokens)))
+    message = ask(prompt_of(10, 20), 4 * WINDOW)
+    serve(message)
+    behind = prompt_of(100, 20, model.with_answer(message))
     assert serve(ask(behind)).n_cached == len(behind) - 21
 
 
@@ -237,12 +267,24 @@ def test_an_abort_in_the_middle_leaves_a_prompt_to_go_on_from(model: Model) -> N
 
 def test_a_sequence_that_made_way_goes_on_with_the_same_answer(small: Model) -> None:
     core = small.core()
-    messages = [ask(prompt_of(120 + number, 110), 80, name=f"r{number}") for number in range(4)]
+    messages = [ask(prompt_of(120 + number, 110), 80) for number in range(4)]
     results = run(core, *messages)
     for message in messages:
         small.check(message, results[message.request_id])
     assert core.load.n_preempted > 0
     check_integrity(core)
+
+
+def test_a_seeded_answer_is_the_same_each_time(path: Path) -> None:
+    """With two threads, each of its tokens is computed beside another one, in a slot that is freed behind it."""
+    seeded = msgspec.structs.replace(ask(prompt_of(13, 100)), params=SamplingParams(temperature=1, seed=5))
+    with LlamaBackend(engine_config(path, n_threads=2, n_threads_batch=2)) as backend:
+        core = engine(backend, n_batch=256)
+        first, again = (run(core, seeded)[seeded.request_id] for _ in range(2))
+        run(core, ask(seeded.tokens))
+        last = run(core, seeded)[seeded.request_id]
+    assert answer_of(first) == answer_of(again) == answer_of(last)
+    assert {finished(events).n_cached for events in (first, again, last)} == {0}
 
 
 COMMON = prompt_of(200, 150)
@@ -267,13 +309,12 @@ def test_whatever_comes_in_whatever_order(small: Model, commands: list[tuple[Any
         for command in commands:
             match command:
                 case "submit", prompt, n_tokens, n:
-                    messages.append(ask(prompt, n_tokens, name=f"r{len(messages)}", n=n))
+                    messages.append(ask(prompt, n_tokens, n=n))
                     events += core.submit(messages[-1])
                 case "go on", number if number < len(messages):
-                    before = messages[number]
-                    prompt = (*before.tokens, *small.tokens(answer_of(of(events, before.request_id))), *PROMPTS[0])
+                    prompt = (*small.with_answer(messages[number]), *PROMPTS[0])
                     if len(prompt) < 300:
-                        messages.append(ask(prompt, N_TOKENS, name=f"r{len(messages)}"))
+                        messages.append(ask(prompt, N_TOKENS))
                         events += core.submit(messages[-1])
                 case "abort", number if number < len(messages):
                     events += core.abort(messages[number].request_id)

@@ -18,6 +18,7 @@ from appliance.models.shape import shape_of
 from appliance.models.store import StoredModel
 from appliance.models.subprocesses import run_quick_job
 from tests.gguf_shapes import write_sparse
+from tests.tiny_models import write_model
 
 RUN = RunShape(n_ctx=8192, n_seq_max=65, n_batch=512)
 CONTEXTS = (2048, 8192, 32768)
@@ -140,6 +141,21 @@ def test_the_estimate_holds_for_other_shapes(
     assert estimated.kv_bytes == pytest.approx(measured["kv"], abs=0.01 * MIB)
     compute = measured["compute"] + measured["output"]
     assert 0.97 * compute <= estimated.compute_bytes <= 1.15 * compute
+
+
+@pytest.mark.parametrize(("n_ctx", "n_batch", "n_outputs_max"), [(2048, 512, 0), (8192, 2048, 65)])
+@pytest.mark.parametrize("kind", ["sliding", "recurrent", "hybrid"])
+def test_the_estimate_holds_for_each_kind_of_memory(
+    tmp_path: Path, kind: str, n_ctx: int, n_batch: int, n_outputs_max: int
+) -> None:
+    """A recurrent layer has a state for each of ``n_seq_max`` sequences, used or not."""
+    path = write_model(tmp_path / "model.gguf", kind)
+    run = msgspec.structs.replace(RUN, n_ctx=n_ctx, n_batch=n_batch, n_outputs_max=n_outputs_max)
+    estimated = estimate(shape_of(read_gguf(path)), run)[RAM]
+    measured = kinds(probe(path, run))
+    assert estimated.kv_bytes == pytest.approx(measured["kv"], abs=0.01 * MIB)
+    compute = measured["compute"] + measured["output"]
+    assert 0.97 * compute <= estimated.compute_bytes <= 1.25 * compute
 
 
 def test_a_batch_with_fewer_tokens_than_sequences_is_refused_before_llama_cpp_aborts(

@@ -175,6 +175,21 @@ def test_checkpoints_that_nothing_went_on_from_go_first() -> None:
     assert serve(sched, *talk, 1).n_cached == 41
 
 
+def test_checkpoints_of_what_may_be_wrong_are_not_kept() -> None:
+    sched = uncuttable()
+    serve(sched, *range(300))
+    n_before = sched.n_retained
+    seq = sequence(prompt=[*range(300), *range(1000, 1300)])
+    sched.add(seq)
+    step(sched)
+    step(sched)
+    assert (seq.n_cached, seq.n_computed) == (299, 599)
+    assert sched.n_retained > n_before
+    sched.discard(seq)
+    assert sched.n_retained == n_before
+    sched.check_integrity()
+
+
 def test_the_steps_of_a_seeded_prompt_are_always_the_same() -> None:
     sched = uncuttable()
     serve(sched, *range(300))

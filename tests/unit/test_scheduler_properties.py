@@ -91,6 +91,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         seq = data.draw(st.sampled_from(self.open))
         self.finish(seq)
 
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        seq = data.draw(st.sampled_from(self.open))
+        self.sched.discard(seq)
+        self.open.remove(seq)
+
     @rule(token=st.integers(0, 2), n_forced=st.integers(0, 3))
     def step(self, token: int, n_forced: int = 0) -> None:
         plan = self.sched.schedule()

@@ -22,7 +22,7 @@ from appliance.errors import ConfigError
 _MIB = 1 << 20
 # llama-kv-cache.cpp and llama-memory-recurrent.cpp
 _CACHE = re.compile(r"(?:llama_kv_cache|llama_memory_recurrent).*: size = +([\d.]+) MiB \( *(\d+) cells")
-_LAYER = re.compile(r"(?:llama_kv_cache|llama_memory_recurrent).*: layer +\d+: dev = (\S+)")
+_LAYER = re.compile(r"(?:llama_kv_cache.*:|llama_memory_recurrent,) layer +\d+: dev = (\S+)")
 _NONE_MODE = 0  # LLAMA_LOAD_MODE_NONE: without weights there is nothing to map
 
 
