@@ -199,6 +199,14 @@ class Settings(BaseSettings):
     prefix_reuse: Annotated[
         bool, Field(description="Start a prompt from what earlier prompts with the same beginning computed.")
     ] = True
+    kv_disk_limit: Annotated[
+        str,
+        Field(
+            description="Most that computed beginnings of prompts may take on disk, for the time after a restart or a "
+            "switch of models; 0: none are kept there."
+        ),
+    ] = "4GiB"
+    kv_disk_dir: Annotated[Path | None, Field(description="Folder of these files; unset: kv in state_dir.")] = None
     response_cache: Annotated[
         bool, Field(description="Keep answers to deterministic requests, and give them again to the same requests.")
     ] = True

@@ -89,7 +89,7 @@ def save_one(root: Path) -> Path:
     engine = Engine(root)
     engine.run(submit(LONG, max_tokens=3))
     engine.rest()
-    assert engine.counts == WarmTierCounts(n_saved=1)
+    assert engine.counts == WarmTierCounts(n_saved=1, used_bytes=file_in(root).stat().st_size)
     return root
 
 

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 import appliance
 from appliance.api import completions, docs, errors, health, models, tokens
 from appliance.api.access import Guard
-from appliance.api.admin import cache, machine, requests, watching
+from appliance.api.admin import cache, kv_disk, machine, requests, watching
 from appliance.api.admin import models as admin_models
 from appliance.api.cache_control import EXPOSED
 from appliance.api.limits import BodyLimit
@@ -35,7 +35,8 @@ def create_api(state: AppState) -> FastAPI:
     app = FastAPI(title="LLM appliance", version=appliance.__version__, docs_url=None, redoc_url=None)
     app.state.appliance = state
     errors.install(app)
-    for module in (completions, tokens, models, health, requests, admin_models, machine, cache, watching, docs):
+    administration = (requests, admin_models, machine, cache, kv_disk, watching)
+    for module in (completions, tokens, models, health, *administration, docs):
         app.include_router(module.router)
     return app
 

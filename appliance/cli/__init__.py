@@ -12,7 +12,21 @@ from typing import Annotated
 import typer
 
 import appliance
-from appliance.cli import cache, chat, doctor, hardware, health, models, plan, requests, serve, status, tui, watch
+from appliance.cli import (
+    cache,
+    chat,
+    doctor,
+    hardware,
+    health,
+    kv_disk,
+    models,
+    plan,
+    requests,
+    serve,
+    status,
+    tui,
+    watch,
+)
 from appliance.errors import ApplianceError
 
 app = typer.Typer(
@@ -37,6 +51,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(requests.app, name="requests")
 app.add_typer(models.app, name="models")
 app.add_typer(cache.app, name="cache")
+app.add_typer(kv_disk.app, name="kv-disk")
 
 
 @app.callback()

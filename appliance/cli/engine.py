@@ -5,25 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from appliance.engine.client import EngineProcess
-from appliance.engine.messages import EngineConfig
+from appliance.engine.messages import EngineConfig, WarmTierConfig
 from appliance.hardware.cpu import physical_cores
 from appliance.hardware.fit import Fit
+from appliance.service import kv_disk
 from appliance.settings import Settings
 from appliance.supervisor.spec import ModelSpec, Spawn
 
 
 def spawner(config: Settings, *, log_level: str, on_log: Callable[[str], None] = lambda line: None) -> Spawn:
-    """Starts engine processes; ``on_log`` gets what they write, line by line."""
+    """Starts engine processes; ``on_log`` gets what they write, line by line. Raises ConfigError."""
+    kv_disk_bytes = kv_disk.limit_bytes(config)
 
     def spawn(spec: ModelSpec, fit: Fit) -> EngineProcess:
         return EngineProcess(
-            engine_config(config, spec, fit), log_level=log_level, log_format=config.log_format, on_log=on_log
+            engine_config(config, spec, fit, kv_disk_bytes=kv_disk_bytes),
+            log_level=log_level,
+            log_format=config.log_format,
+            on_log=on_log,
         )
 
     return spawn
 
 
-def engine_config(config: Settings, spec: ModelSpec, fit: Fit) -> EngineConfig:
+def engine_config(config: Settings, spec: ModelSpec, fit: Fit, *, kv_disk_bytes: int) -> EngineConfig:
+    """``kv_disk_bytes`` 0: it keeps no computed prefixes on disk."""
+    warm_tier = WarmTierConfig(str(kv_disk.folder(config)), kv_disk_bytes, spec.stored.record.gguf_sha256)
     n_threads = config.n_threads or physical_cores()
     header = spec.stored.record.header
     return EngineConfig(
@@ -44,4 +51,5 @@ def engine_config(config: Settings, spec: ModelSpec, fit: Fit) -> EngineConfig:
         type_v=fit.run.type_v,
         n_cpu_moe=fit.run.n_cpu_moe,
         tensor_split=fit.run.tensor_split,
+        warm_tier=warm_tier if kv_disk_bytes else None,
     )

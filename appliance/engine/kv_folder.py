@@ -45,6 +45,8 @@ class KVFolder:
 
     def __init__(self, root: Path, key: KVKey, *, max_bytes: int, min_free_bytes: int = MIN_FREE_BYTES) -> None:
         self.max_bytes = max_bytes
+        # What all files take together, as it was seen last. May be read on another thread.
+        self.used_bytes = 0
         self.key = key
         self._root = root
         self._folder = root / key.folder
@@ -53,6 +55,7 @@ class KVFolder:
     def scan(self, on_rejected: Callable[[Path, Rejected], None]) -> Iterator[Stored]:
         """What is there of this model; whatever can't be used is removed, and told."""
         _remove_left_parts(self._root)
+        self.used_bytes = usage(self._root).n_bytes
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             try:
                 header = read_header(path, self.key)
@@ -94,6 +97,7 @@ class KVFolder:
                 write(file, header, payload, between)
                 file.flush()
                 os.replace(part, path)
+                self.used_bytes += header.file_bytes
         finally:
             part.unlink(missing_ok=True)
         return Stored(path, header)
@@ -101,6 +105,7 @@ class KVFolder:
     def remove(self, stored: Stored) -> None:
         with contextlib.suppress(OSError):
             stored.path.unlink()
+            self.used_bytes -= stored.header.file_bytes
 
     def reject(self, path: Path, error: Rejected) -> None:
         """Removes a file that can't be used, and says why."""
@@ -127,6 +132,7 @@ class KVFolder:
         disk = os.statvfs(self._root)
         if disk.f_bavail * disk.f_frsize < n_bytes + self._min_free_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.used_bytes = n_used
 
 
 def usage(root: Path) -> Usage:

@@ -43,7 +43,7 @@ class KVKeeper:
         self.can_cut = True
         self.counts = WarmTierCounts()
         self._worker = KVWorker(folder, wake)
-        self._max_bytes = folder.max_bytes
+        self._folder = folder
         self._now = now
         self._tree = PrefixTree()
         self._stored: dict[int, Stored] = {}
@@ -134,7 +134,7 @@ class KVKeeper:
 
     def may_hold(self, n_bytes: int) -> bool:
         """Whether there could be room for so large a payload."""
-        return n_bytes <= self._max_bytes
+        return n_bytes <= self._folder.max_bytes
 
     def save(self, adapter: str, scope: str, tokens: list[int], payload: memoryview) -> None:
         """Has a file written; those that are of no more use then are removed."""
@@ -189,6 +189,7 @@ class KVKeeper:
             n_restored=self._n_restored,
             n_tokens_restored=self._n_tokens_restored,
             rejected=dict(self._rejected),
+            used_bytes=self._folder.used_bytes,
         )
 
 

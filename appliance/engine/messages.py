@@ -273,7 +273,8 @@ class WarmTierCounts(msgspec.Struct, frozen=True, array_like=True):
     """Computed prefixes on disk since the engine was loaded.
 
     ``n_saved`` were written and ``n_unsaved`` could not be; ``n_restored`` were read and used, with
-    ``n_tokens_restored`` tokens. ``rejected`` files by the reason why they were not used.
+    ``n_tokens_restored`` tokens. ``rejected`` files by the reason why they were not used. ``used_bytes`` is what all
+    models' files take together, as this engine saw it last.
     """
 
     n_saved: int = 0
@@ -281,6 +282,7 @@ class WarmTierCounts(msgspec.Struct, frozen=True, array_like=True):
     n_restored: int = 0
     n_tokens_restored: int = 0
     rejected: dict[str, int] = {}
+    used_bytes: int = 0
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):

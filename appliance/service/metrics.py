@@ -21,6 +21,7 @@ from prometheus_client.utils import floatToGoString
 from appliance.cache.store import ResponseCache
 from appliance.engine.messages import Finished, Load
 from appliance.service.cache_metrics import ResponseCacheMetrics
+from appliance.service.kv_disk_metrics import kv_disk_metrics
 from appliance.supervisor.events import ModelEvent
 
 # A second series for each, with the time of its creation, which nobody asked for.
@@ -60,6 +61,7 @@ class _EngineFigures(Collector):
 
     def collect(self) -> Iterator[Metric]:
         loads = self._loads()
+        yield from kv_disk_metrics(loads)
         for kind, figures in ((GaugeMetricFamily, _ENGINE_GAUGES), (CounterMetricFamily, _ENGINE_COUNTERS)):
             for name, text, value in figures:
                 family = kind(f"appliance_{name}", text, labels=["model_name"])

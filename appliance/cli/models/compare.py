@@ -68,7 +68,8 @@ def _ask(room: Room, model: ServedModel, requests: list[ChatRequest]) -> list[Ou
     from appliance.hardware.gpus import GPUProbe
     from appliance.service.compare import ask_in_turn
 
-    spawn = spawner(room.config, log_level="warning")
+    # Both compute all of it.
+    spawn = spawner(room.config.model_copy(update={"kv_disk_limit": "0"}), log_level="warning")
     gpus = GPUProbe()
     budget = machine_budget(room.config, gpus)
     title = f"asking {model.spec.key}"
