@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from appliance.engine.backend import Backend
 from appliance.engine.core import EngineCore
 from appliance.engine.kv_file import KVKey
 from appliance.engine.kv_folder import KVFolder
@@ -27,7 +28,16 @@ class Clock:
 class Engine:
     """One that was just started, over the files of those before it."""
 
-    def __init__(self, root: Path, *, n_ctx: int = 4000, max_bytes: int = 1 << 20, key: KVKey = KEY) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        n_ctx: int = 4000,
+        max_bytes: int = 1 << 20,
+        key: KVKey = KEY,
+        model: Backend | None = None,
+    ) -> None:
+        """``model``: another one than the fake."""
         self.clock = Clock()
         self.backend = FakeBackend(n_ctx=n_ctx, n_ctx_train=n_ctx)
         self.folder = KVFolder(root, key, max_bytes=max_bytes, min_free_bytes=0)
@@ -36,7 +46,7 @@ class Engine:
         self.keeper.wait_for_scan(20)
         self.woken.clear()
         self.core = EngineCore(
-            self.backend, n_batch=512, max_running=4, prefix_reuse=True, now=self.clock, keeper=self.keeper
+            model or self.backend, n_batch=512, max_running=4, prefix_reuse=True, now=self.clock, keeper=self.keeper
         )
 
     @property

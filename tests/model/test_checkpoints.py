@@ -25,6 +25,7 @@ from appliance.engine.params import SamplingParams
 from appliance.engine.step import StepPlan
 from tests.model.engines import engine, finished, run
 from tests.tiny_models import WINDOW, engine_config, tokens_of, write_model
+from tests.warm_engine import Engine
 
 # llama.cpp's attention rounds to F16, and how depends on what else is in a step: 0.004 nat at most in these models.
 TOLERANCE = 0.02
@@ -285,6 +286,22 @@ def test_a_seeded_answer_is_the_same_each_time(path: Path) -> None:
         last = run(core, seeded)[seeded.request_id]
     assert answer_of(first) == answer_of(again) == answer_of(last)
     assert {finished(events).n_cached for events in (first, again, last)} == {0}
+
+
+def test_what_an_earlier_process_computed_is_gone_on_from(model: Model, path: Path, tmp_path: Path) -> None:
+    """Its own beginning in another context: a turn behind it, and the same prompt again."""
+    message = ask(prompt_of(14, 300))
+    model.core()
+    before = Engine(tmp_path, model=model.backend, max_bytes=1 << 30)
+    model.check(message, before.run(message))
+    before.rest()
+    behind = ask(prompt_of(140, 30, model.with_answer(message)))
+    again = ask(message.tokens)
+    with LlamaBackend(engine_config(path)) as backend:
+        after = Engine(tmp_path, model=backend, max_bytes=1 << 30)
+        assert model.check(behind, after.run(behind)).n_cached == len(behind.tokens) - 31
+        assert model.check(again, after.run(again)).n_cached == 299
+        check_integrity(after.core)
 
 
 COMMON = prompt_of(200, 150)
