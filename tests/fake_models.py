@@ -27,6 +27,9 @@ HEADER = GGUFHeader(
     longest_token_bytes=1,
 )
 
+# One that embeds.
+EMBEDDING_HEADER = msgspec.structs.replace(HEADER, chat_template=None, pooling="mean", n_embd=4)
+
 
 def shape(n_bytes: int, *, n_layers: int = 10) -> ModelShape:
     """A model whose weights take so much, in layers of the same size, and whose KV cache takes next to nothing."""

@@ -92,6 +92,7 @@ async def run_gateway(
     config: EngineConfig | None = None,
     *,
     header: GGUFHeader = HEADER,
+    headers: Mapping[str, GGUFHeader] | None = None,
     server: ServerOptions | None = None,
     max_open: int = 100,
     keys: Path | None = None,
@@ -109,7 +110,8 @@ async def run_gateway(
 ) -> AsyncIterator[Gateway]:
     """A gateway that is ready, unless not ``is_loaded``. Its admin token is in ``gateway.admin``.
 
-    ``models``: the bytes of each, of which the first is the default; ``limits``: those of each device. ``orders`` are
+    ``models``: the bytes of each, of which the first is the default; ``headers`` names models of different headers
+    instead. ``limits``: the bytes of each device. ``orders`` are
     fields of :class:`FakeModel` for each model, by its name or NAME@VERSION; they may be changed while it runs.
     ``own``: settings of single models. ``cache``: a response cache, which the caller starts and stops.
     """
@@ -118,14 +120,18 @@ async def run_gateway(
 
     def spawn(spec: ModelSpec, fit: Fit) -> EngineProcess:
         found = orders.get(spec.key, orders.get(spec.stored.name))
-        told = msgspec.structs.replace(config, model_path=fake_path(**found)) if found is not None else config
+        told = msgspec.structs.replace(config, pooling=spec.stored.record.header.pooling)
+        if found is not None:
+            told = msgspec.structs.replace(told, model_path=fake_path(**found))
         return EngineProcess(told, log_level="info", log_format="console", module=module)
 
     with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        sizes = models or {MODEL: 0}
+        sizes = models or dict.fromkeys(headers or (MODEL,), 0)
         shapes = {name: shape(n_bytes) for name, n_bytes in sizes.items()}
-        publish_fakes(folder, dict.fromkeys(sizes, header), note="a fake", shapes=shapes, n_versions=n_versions)
+        publish_fakes(
+            folder, headers or dict.fromkeys(sizes, header), note="a fake", shapes=shapes, n_versions=n_versions
+        )
         in_force = Settings(
             models_dir=folder,
             models_lock=folder / "models.lock",

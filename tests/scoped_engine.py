@@ -14,6 +14,7 @@ from appliance.engine.messages import EngineConfig
 from appliance.engine.runner import run_engine
 from appliance.engine.step import StepPlan
 from tests.fake_backend import FakeBackend
+from tests.fake_embedder import load_fake_embedder
 
 
 def answer_of(scope: str, prompt: str) -> str:
@@ -41,4 +42,4 @@ def load(
 if __name__ == "__main__":
     logs.configure(sys.argv[2], sys.argv[3])
     with socket.socket(fileno=int(sys.argv[1])) as connection:
-        run_engine(connection, load)
+        run_engine(connection, load, load_fake_embedder)

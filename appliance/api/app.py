@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 import appliance
-from appliance.api import completions, docs, errors, health, models, tokens
+from appliance.api import completions, docs, embeddings, errors, health, models, tokens
 from appliance.api.access import Guard
 from appliance.api.admin import cache, kv_disk, machine, requests, watching
 from appliance.api.admin import models as admin_models
@@ -36,7 +36,7 @@ def create_api(state: AppState) -> FastAPI:
     app.state.appliance = state
     errors.install(app)
     administration = (requests, admin_models, machine, cache, kv_disk, watching)
-    for module in (completions, tokens, models, health, *administration, docs):
+    for module in (completions, embeddings, tokens, models, health, *administration, docs):
         app.include_router(module.router)
     return app
 

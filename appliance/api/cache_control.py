@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from appliance.service.answers import HIT, of_several
-from appliance.service.completion import Completion
+from collections.abc import Iterable
+
+from appliance.service.answers import HIT, Source, of_several
 from appliance.service.context import CacheControl
 
 EXPOSED = ("X-Request-ID", "X-Cache", "Age")
@@ -27,10 +28,11 @@ def parse(header: str) -> CacheControl:
     )
 
 
-def headers(completion: Completion) -> dict[str, str]:
+def headers(sources: Iterable[Source]) -> dict[str, str]:
     """Where the answer came from. Of several prompts, it is a hit if all are, as old as the oldest."""
-    state = of_several([source.state for source in completion.sources])
+    sources = list(sources)
+    state = of_several([source.state for source in sources])
     found = {"X-Cache": state}
     if state == HIT:
-        found["Age"] = str(int(max(source.age_s for source in completion.sources)))
+        found["Age"] = str(int(max(source.age_s for source in sources)))
     return found

@@ -41,8 +41,10 @@ async def create_completion(body: CompletionRequest, request: Request, service: 
 
 async def _streamed(request: Request, chunks: ChunkStream) -> Response:
     first = await while_connected(request, chunks.first())
-    return EventStreamResponse(first, chunks, cache_control.headers(chunks.completion))
+    return EventStreamResponse(first, chunks, cache_control.headers(chunks.completion.sources))
 
 
 def _whole(body: object, completion: Completion) -> Response:
-    return Response(orjson.dumps(body), media_type="application/json", headers=cache_control.headers(completion))
+    return Response(
+        orjson.dumps(body), media_type="application/json", headers=cache_control.headers(completion.sources)
+    )

@@ -33,6 +33,8 @@ def _entry(model: ServedModel, state: AppState) -> dict[str, Any]:
         "object": "model",
         "created": model.stored.record.mtime_ns // 1_000_000_000,
         "owned_by": "appliance",
+        # text, embedding (for /v1/embeddings), or rerank.
+        "kind": model.stored.record.header.kind,
         # Without one it takes completions only.
         "has_chat_template": model.stored.chat_template is not None,
     }

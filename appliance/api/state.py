@@ -15,6 +15,7 @@ from appliance.service.activity import Activity
 from appliance.service.answers import Answers
 from appliance.service.catalog import Catalog
 from appliance.service.context import RequestContext
+from appliance.service.embeddings import Embeddings
 from appliance.service.history import HistoryKeeper
 from appliance.service.inference import Inference
 from appliance.service.machine_metrics import MachineMetrics
@@ -31,6 +32,7 @@ class AppState:
     supervisor: Supervisor
     activity: Activity
     inference: Inference
+    embeddings: Embeddings
     cache: ResponseCache | None
     keys: KeyFile | None
     history: HistoryKeeper
@@ -63,6 +65,7 @@ def compose(
         supervisor=supervisor,
         activity=activity,
         inference=Inference(supervisor, catalog, activity, Answers(supervisor, cache, metrics)),
+        embeddings=Embeddings(supervisor, catalog, activity, cache),
         cache=cache,
         keys=keys,
         history=history,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from appliance.engine.messages import Accepted, Event, Finished, Piece, SequenceFinished, Submit
+from appliance.engine.messages import Accepted, Embedded, Event, Finished, Piece, SequenceFinished, Submit
 
 # Answers are small and read often: what a higher level gains in bytes it loses in time.
 _COMPRESSION = 1
@@ -19,13 +19,14 @@ class BadAnswer(Exception):
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
     """``events`` are the pieces and ends of all sequences, without the request's id. ``compute_s`` is how long the
-    engine took for them, from the first step that computed for the request.
+    engine took for them, from the first step that computed for the request. That of a text that was embedded has its
+    vector only.
     """
 
     n_prompt: int
     n_completion: int
     compute_s: float
-    events: tuple[Piece | SequenceFinished, ...]
+    events: tuple[Piece | SequenceFinished | Embedded, ...]
 
     @property
     def n_tokens(self) -> int:

@@ -51,6 +51,12 @@ def is_deterministic(params: SamplingParams) -> bool:
     return params.is_greedy or params.seed is not None
 
 
+def embedding_key(model: ModelIdentity, scope: str, text: str | tuple[int, ...]) -> bytes:
+    """The key of the vector of a text, or of tokens, as :func:`answer_key`."""
+    facts = (VERSION, appliance.__version__, model, "embedding", scope, text)
+    return hashlib.sha256(_encoder.encode(facts)).digest()
+
+
 def answer_key(model: ModelIdentity, submit: Submit) -> bytes:
     """The key of a request's answer: 32 bytes from which the request can't be told."""
     canonical = {name: getattr(submit, name) for name in submit.__struct_fields__ if name not in _ASKER}

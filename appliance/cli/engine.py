@@ -52,4 +52,5 @@ def engine_config(config: Settings, spec: ModelSpec, fit: Fit, *, kv_disk_bytes:
         n_cpu_moe=fit.run.n_cpu_moe,
         tensor_split=fit.run.tensor_split,
         warm_tier=warm_tier if kv_disk_bytes else None,
+        pooling=header.pooling,
     )

@@ -248,6 +248,8 @@ async def _serve_until_stopped(parts: Parts, state: AppState, supervisor: Superv
 
 async def _greet(parts: Parts, supervisor: Supervisor) -> None:
     """Says where it serves, once the default model is loaded. Raises the error that keeps it from being loaded."""
+    from appliance.models.gguf_header import TEXT
+
     config, (host, port) = parts.config, parts.listener.getsockname()[:2]
     scheme = "https" if config.tls_cert is not None else "http"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{config.root_path}"
@@ -258,7 +260,9 @@ async def _greet(parts: Parts, supervisor: Supervisor) -> None:
         supervisor.preload(default.spec)  # as soon as there is a GPU
         typer.echo(f"serving at {url}/v1, but not {default.name}: {error.message}")
         return
-    typer.echo(f"ready: {default.name} on {info.device} at {url}/v1 - now try: {_chat_command(url)}")
+    writes_text = default.stored.record.header.kind == TEXT
+    hint = f"now try: {_chat_command(url)}" if writes_text else "it takes texts at /v1/embeddings"
+    typer.echo(f"ready: {default.name} on {info.device} at {url}/v1 - {hint}")
     if default.stored.note:
         typer.echo(default.stored.note)
 

@@ -20,6 +20,7 @@ from appliance.engine.messages import (
     Abort,
     Command,
     Detokenize,
+    Embed,
     EngineConfig,
     Event,
     Events,
@@ -237,13 +238,13 @@ class EngineClient:
         await asyncio.shield(self._serving)
 
     @contextlib.asynccontextmanager
-    async def submit(self, message: Submit | Tokenize | Detokenize) -> AsyncIterator[EventStream]:
+    async def submit(self, message: Submit | Embed | Tokenize | Detokenize) -> AsyncIterator[EventStream]:
         """Sends a request and gives its events. Leaving the block before its end aborts it.
 
         Raises:
             QueueFull: as many requests as are allowed run and wait already.
         """
-        key = message.key if isinstance(message, Submit) else ""
+        key = message.key if isinstance(message, Submit | Embed) else ""
         self._check_queue(key)
         stream = EventStream()
         frame = encode(message)

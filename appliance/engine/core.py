@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from llguidance import LLMatcher
 
 from appliance.engine.backend import Backend, BadBatch, KVCacheFull, Sampled
+from appliance.engine.counts import Counts
 from appliance.engine.grammar import Constraint, GrammarCompiler
 from appliance.engine.kv_keeper import KVKeeper
 from appliance.engine.lane import Lane
@@ -22,6 +22,7 @@ from appliance.engine.messages import (
     Accepted,
     Detokenize,
     Detokenized,
+    Embed,
     Event,
     Failed,
     Finished,
@@ -42,18 +43,6 @@ from appliance.engine.warm_tier import KeptBack, Wait, WarmTier
 from appliance.errors import ApplianceError, EngineFailed
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Counts:
-    """Summed up since the engine was loaded."""
-
-    n_steps: int = 0
-    n_prompt_computed: int = 0
-    n_prompt_reused: int = 0
-    n_sampled: int = 0
-    compute_s: float = 0.0
-    longest_step_s: float = 0.0
 
 
 class EngineCore:
@@ -131,12 +120,14 @@ class EngineCore:
     def _waits(self) -> list[Wait]:
         return [kept.wait for kept in self._kept_back.values() if kept.wait is not None]
 
-    def submit(self, message: Submit) -> list[Event]:
+    def submit(self, message: Submit | Embed) -> list[Event]:
         """Queues a request, or refuses it.
 
         One with a grammar that is new is kept back until that is compiled; one whose prefix is on disk, until that is
         read.
         """
+        if isinstance(message, Embed):
+            return [Failed(message.request_id, EngineFailed.code or "", "this model writes text and embeds none")]
         return self._submit(message, None)
 
     def _submit(self, message: Submit, tokens: list[int] | None) -> list[Event]:
@@ -272,12 +263,8 @@ class EngineCore:
         return events
 
     def _count(self, plan: StepPlan, n_sampled: int, step_s: float) -> None:
-        self._counts.n_steps += 1
-        self._counts.n_prompt_computed += plan.n_prompt_tokens
+        self._counts.saw_step(plan.n_prompt_tokens, step_s)
         self._counts.n_sampled += n_sampled
-        self._counts.compute_s += step_s
-        if step_s > self._counts.longest_step_s:
-            self._counts.longest_step_s = step_s
 
     def _admit(self, message: Submit, tokens: list[int], matcher: LLMatcher | None) -> OpenRequest:
         request = OpenRequest(

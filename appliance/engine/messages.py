@@ -1,8 +1,9 @@
 """What crosses the socket between the gateway and an engine process, and how it is framed.
 
 Frozen msgspec Structs as msgpack, each frame preceded by its length (4 bytes, big endian). An engine answers
-every :class:`Submit` with exactly one terminal event, :class:`Finished` or :class:`Failed`, in every case; a
-socket that closes is the terminal event of all that were open. Events of one step travel in one message.
+every :class:`Submit` with exactly one terminal event, :class:`Finished` or :class:`Failed`, in every case, and every
+:class:`Embed` with :class:`Embedded` or :class:`Failed`; a socket that closes is the terminal event of all that were
+open. Events of one step travel in one message.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import msgspec
 
 from appliance.engine.params import SamplingParams
 
+# Texts that are embedded in one step.
+MAX_EMBEDDED = 128
 # A frame holds at most one request's prompt or one step's events; more than this is a broken peer.
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
@@ -49,6 +52,8 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     ``prompt_step_s`` is how long a step may take that computes prompts while answers stream; ``stream_interval_s`` how
     long text may be held back to travel with what follows it.
     The first of ``n_contexts`` computes the model alone, each of the others one of its ``adapters`` at a time.
+    ``pooling``, if not empty: the engine embeds texts instead of going on with them, and makes one vector of a text's
+    so (``mean``, ``cls``, ``last``, ``rank``); ``n_ctx`` is then the longest text.
     """
 
     model_path: str
@@ -71,6 +76,7 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     warm_tier: WarmTierConfig | None = None
     adapters: tuple[AdapterConfig, ...] = ()
     n_contexts: int = 1
+    pooling: str = ""
 
 
 class PromptPart(msgspec.Struct, frozen=True, array_like=True):
@@ -114,6 +120,19 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     is_batch: bool = False
 
 
+class Embed(msgspec.Struct, frozen=True, tag="embed"):
+    """Asks for a vector of each of ``inputs``, texts or tokens; answered by :class:`Embedded` or :class:`Failed`.
+
+    ``key``, ``weight`` and ``is_batch`` as in :class:`Submit`.
+    """
+
+    request_id: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    key: str = ""
+    weight: float = 1.0
+    is_batch: bool = False
+
+
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
     """Ends a request within one step. Its terminal event still comes."""
 
@@ -138,7 +157,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Ends the process; open requests fail first."""
 
 
-Command = EngineConfig | Submit | Abort | Tokenize | Detokenize | Stop
+Command = EngineConfig | Submit | Embed | Abort | Tokenize | Detokenize | Stop
 
 # --- engine to gateway ---
 
@@ -214,6 +233,21 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", array_like=True):
     decode_s: float = 0.0
 
 
+class Embedded(msgspec.Struct, frozen=True, tag="embedded", array_like=True):
+    """Terminal: the vectors of an :class:`Embed`, in its order, each of length one.
+
+    ``vectors`` are little-endian float32, ``n_embd`` of them for each input; ``n_tokens`` has each input's. Aborted, it
+    has none. ``queue_s`` until the first step that computed for it, ``compute_s`` from there to the last one's end.
+    """
+
+    request_id: str
+    vectors: bytes
+    n_embd: int
+    n_tokens: tuple[int, ...]
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
     """Terminal: the request can't be completed. ``code`` is one of ``appliance.errors.ENGINE_ERRORS``."""
 
@@ -223,8 +257,8 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
     param: str | None = None
 
 
-Event = Accepted | Progress | Piece | SequenceFinished | Finished | Failed | Tokenized | Detokenized
-Terminal = Finished | Failed | Tokenized | Detokenized
+Event = Accepted | Progress | Piece | SequenceFinished | Finished | Embedded | Failed | Tokenized | Detokenized
+Terminal = Finished | Embedded | Failed | Tokenized | Detokenized
 
 
 class LoadProgress(msgspec.Struct, frozen=True, tag="load_progress"):

@@ -16,7 +16,7 @@ MIN_SHARED_TOKENS = 16
 
 
 class PrefixReuse:
-    def __init__(self, slots: Slots, order: FairOrder, *, is_on: bool, is_exact: bool, can_cut: bool) -> None:
+    def __init__(self, slots: Slots, order: FairOrder[Sequence], *, is_on: bool, is_exact: bool, can_cut: bool) -> None:
         """``is_exact``: sequences with a seed may reuse, too.
 
         ``can_cut``: the memory of a slot can be cut at any position; else prompts stop at checkpoints.

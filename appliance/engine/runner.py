@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
 from appliance import logs
 from appliance.engine.backend import Backend, BackendInfo, LoadCancelled, OnProgress
 from appliance.engine.build import engine_build
 from appliance.engine.core import EngineCore
+from appliance.engine.embedding import Embedder, EmbeddingCore
 from appliance.engine.kv_file import KVKey
 from appliance.engine.kv_folder import KVFolder
 from appliance.engine.kv_keeper import KVKeeper
@@ -24,10 +26,12 @@ from appliance.engine.messages import (
     Abort,
     Command,
     Detokenize,
+    Embed,
     EngineConfig,
     Event,
     Events,
     FrameReader,
+    Load,
     LoadFailed,
     LoadProgress,
     Piece,
@@ -51,6 +55,44 @@ SAVE_GRACE_S = 3.0
 SCAN_WAIT_S = 1.0
 # While there is work, the gateway hears of the engine's steps this often, also of those that lead to no event.
 SIGN_OF_LIFE_S = 1.0
+
+
+class Core(Protocol):
+    """What serves a loaded model: :class:`EngineCore` or :class:`EmbeddingCore`."""
+
+    @property
+    def is_idle(self) -> bool: ...
+
+    @property
+    def only_decodes(self) -> bool: ...
+
+    @property
+    def load(self) -> Load: ...
+
+    @property
+    def timeout_s(self) -> float | None: ...
+
+    def close(self) -> None: ...
+
+    def save_due(self) -> None: ...
+
+    def save_all(self, timeout_s: float) -> None: ...
+
+    def prepare_grammars(self) -> None: ...
+
+    def submit(self, message: Submit | Embed) -> list[Event]: ...
+
+    def submit_ready(self) -> list[Event]: ...
+
+    def tokenize(self, message: Tokenize) -> list[Event]: ...
+
+    def detokenize(self, message: Detokenize) -> list[Event]: ...
+
+    def abort(self, request_id: str) -> list[Event]: ...
+
+    def abort_all(self, code: str, message: str) -> list[Event]: ...
+
+    def step(self) -> list[Event]: ...
 
 
 class GatewayGone(Exception):
@@ -155,12 +197,12 @@ class Outbox:
     def put(self, events: list[Event]) -> None:
         self._events += events
 
-    def flush(self, core: EngineCore) -> None:
+    def flush(self, core: Core) -> None:
         """Sends all that is there."""
         if self._events:
             self._send_all(core, self._now())
 
-    def flush_due(self, core: EngineCore) -> None:
+    def flush_due(self, core: Core) -> None:
         """Sends what there is unless it may wait for the next step; without events, that there was a step."""
         if not self._events:
             if not core.is_idle and (now := self._now()) - self._sent_at >= SIGN_OF_LIFE_S:
@@ -171,14 +213,16 @@ class Outbox:
     def _is_due(self) -> bool:
         return self._now() - self._sent_at >= self._interval_s
 
-    def _send_all(self, core: EngineCore, now: float) -> None:
+    def _send_all(self, core: Core, now: float) -> None:
         self._sent_at = now
         self._send(Events(tuple(self._events), core.load))
         self._events = []
 
 
 def run_engine(
-    connection: socket.socket, load: Callable[[EngineConfig, OnProgress], AbstractContextManager[Backend]]
+    connection: socket.socket,
+    load: Callable[[EngineConfig, OnProgress], AbstractContextManager[Backend]],
+    load_embedder: Callable[[EngineConfig, OnProgress], AbstractContextManager[Embedder]],
 ) -> None:
     """Loads the model that the first command names and serves until the gateway says stop or is gone."""
     commands = CommandSocket(connection)
@@ -188,30 +232,23 @@ def run_engine(
             raise ValueError(f"the first command must be the configuration, not {type(config).__name__}")
         loading = Loading(commands)
         keeper = _keeper(config, commands.wake)
-        try:
-            backend_context = load(config, loading.on_progress)
-        except ApplianceError as error:
-            commands.send(LoadFailed(error.message, isinstance(error, EngineOutOfMemory)))
-            return
-        except LoadCancelled:
-            log.info(logs.event("load_cancelled", pid=os.getpid()))
-            return
         with contextlib.ExitStack() as stack:
-            backend = stack.enter_context(backend_context)
-            if keeper is not None:
-                keeper.wait_for_scan(SCAN_WAIT_S)
-            core = EngineCore(
-                backend,
-                n_batch=config.n_batch,
-                max_running=config.max_running,
-                prefix_reuse=config.prefix_reuse,
-                on_ready=commands.wake,
-                prompt_step_s=config.prompt_step_s,
-                longest_token_bytes=config.longest_token_bytes,
-                keeper=keeper,
-            )
+            try:
+                if config.pooling:
+                    embedder = stack.enter_context(load_embedder(config, loading.on_progress))
+                    core: Core = EmbeddingCore(embedder, n_batch=config.n_batch)
+                    info = embedder.info
+                else:
+                    backend = stack.enter_context(load(config, loading.on_progress))
+                    core = _text_core(config, backend, keeper, commands.wake)
+                    info = backend.info
+            except ApplianceError as error:
+                commands.send(LoadFailed(error.message, isinstance(error, EngineOutOfMemory)))
+                return
+            except LoadCancelled:
+                log.info(logs.event("load_cancelled", pid=os.getpid()))
+                return
             stack.callback(core.close)
-            info = backend.info
             loading.on_progress(1.0)
             commands.send(_ready(info))
             core.prepare_grammars()
@@ -221,10 +258,25 @@ def run_engine(
         log.info(logs.event("gateway_gone", pid=os.getpid()))
 
 
+def _text_core(config: EngineConfig, backend: Backend, keeper: KVKeeper | None, wake: Callable[[], None]) -> EngineCore:
+    if keeper is not None:
+        keeper.wait_for_scan(SCAN_WAIT_S)
+    return EngineCore(
+        backend,
+        n_batch=config.n_batch,
+        max_running=config.max_running,
+        prefix_reuse=config.prefix_reuse,
+        on_ready=wake,
+        prompt_step_s=config.prompt_step_s,
+        longest_token_bytes=config.longest_token_bytes,
+        keeper=keeper,
+    )
+
+
 def _keeper(config: EngineConfig, wake: Callable[[], None]) -> KVKeeper | None:
     """Looks what is on the disk while the model loads; None: nothing is kept there."""
     tier = config.warm_tier
-    if tier is None or not config.prefix_reuse:
+    if tier is None or not config.prefix_reuse or config.pooling:
         return None
     key = KVKey(tier.model_sha256, engine_build(), config.type_k, config.type_v)
     return KVKeeper(KVFolder(Path(tier.folder), key, max_bytes=tier.max_bytes), wake)
@@ -243,14 +295,14 @@ def _ready(info: BackendInfo) -> Ready:
     )
 
 
-def _serve(core: EngineCore, commands: CommandSocket, first: list[Command], outbox: Outbox) -> None:
+def _serve(core: Core, commands: CommandSocket, first: list[Command], outbox: Outbox) -> None:
     received = first
     while True:
         if received:  # to see to it may take long
             outbox.flush(core)
         for command in received:
             match command:
-                case Submit():
+                case Submit() | Embed():
                     outbox.put(core.submit(command))
                 case Abort(request_id):
                     outbox.put(core.abort(request_id))

@@ -51,7 +51,7 @@ class Scheduler:
         self._exact_batch = exact_batch
         self._max_running = max_running
         self._slots = Slots(n_ctx=n_ctx, n_seq_max=n_seq_max, can_cut=can_cut_prefix)
-        self._order = FairOrder(max_running=max_running)
+        self._order: FairOrder[Sequence] = FairOrder(max_running=max_running)
         self._reuse = PrefixReuse(
             self._slots, self._order, is_on=prefix_reuse, is_exact=exact_reuse, can_cut=can_cut_prefix
         )

@@ -52,7 +52,8 @@ class RunShape(msgspec.Struct, frozen=True):
     ``n_seq_max`` is llama.cpp's: sequences that run, are retained, or are kept aside. ``n_gpu_layers`` of the layers,
     counted from the last one, are on GPUs, the output head being the last; -1 means all. ``n_cpu_moe`` of the first
     layers keep their experts in RAM all the same. ``tensor_split`` has each GPU's part of the layers on GPUs, empty:
-    equal parts. ``n_outputs_max`` tokens of a batch may want logits, 0: all.
+    equal parts. ``n_outputs_max`` tokens of a batch may want logits, 0: all. One that ``is_embedding`` gives vectors
+    of texts, each of which must fit into a batch.
     """
 
     n_ctx: int
@@ -64,6 +65,7 @@ class RunShape(msgspec.Struct, frozen=True):
     n_cpu_moe: int = 0
     tensor_split: tuple[float, ...] = ()
     n_outputs_max: int = 0
+    is_embedding: bool = False
 
 
 def estimate(
@@ -76,7 +78,7 @@ def estimate(
     places = placement(len(shape.layers), run, len(gpus))
     in_ram = DeviceMemory(
         weights_bytes=_ram_weights(shape, run, places, repacks if _may_repack(gpus) else frozenset()),
-        kv_bytes=sum(_cache(layer, run) for layer, at in zip(shape.layers, places, strict=False) if at is None),
+        kv_bytes=sum(_cache(shape, layer, run) for layer, at in zip(shape.layers, places, strict=False) if at is None),
         compute_bytes=_ram_compute(shape, run, places, len(gpus)),
         overhead_bytes=_ram_overhead(shape, run, places),
     )
@@ -112,10 +114,13 @@ def cache_row_bytes(n_elements: int, kind: str) -> int:
 
 def cells(run: RunShape) -> int:
     """The KV cache's cells: llama.cpp rounds up."""
-    return -(-run.n_ctx // _CELLS_PAD) * _CELLS_PAD
+    n_tokens = max(run.n_ctx, run.n_batch) if run.is_embedding else run.n_ctx
+    return -(-n_tokens // _CELLS_PAD) * _CELLS_PAD
 
 
-def _cache(layer: LayerShape, run: RunShape) -> int:
+def _cache(shape: ModelShape, layer: LayerShape, run: RunShape) -> int:
+    if shape.is_encoder:
+        return 0
     row = cache_row_bytes(layer.n_k, run.type_k) + cache_row_bytes(layer.n_v, run.type_v)
     return cells(run) * row + _FLOAT * layer.n_state * max(run.n_seq_max, 1)
 
@@ -147,7 +152,7 @@ def on_gpu(shape: ModelShape, run: RunShape, index: int) -> tuple[int, int]:
     if index == len(shape.layers):
         return shape.output_bytes, 0
     layer = shape.layers[index]
-    return layer.n_bytes - (layer.n_expert_bytes if index < run.n_cpu_moe else 0), _cache(layer, run)
+    return layer.n_bytes - (layer.n_expert_bytes if index < run.n_cpu_moe else 0), _cache(shape, layer, run)
 
 
 def gpu_compute(shape: ModelShape, run: RunShape, n_gpus: int, *, is_first: bool, has_head: bool) -> int:
@@ -191,8 +196,14 @@ def _ram_compute(shape: ModelShape, run: RunShape, places: list[int | None], n_g
     # Without a GPU, the inputs' room is used again by the head.
     inputs = _copies(run, shape, n_gpus) * _inputs(shape, run)
     most = max(phases[0] + inputs, *phases[1:]) if places[-1] is None else phases[0] + inputs
-    output = _FLOAT * shape.n_vocab * max(run.n_seq_max, 1)
-    return int(_GAPS * most) + output
+    return int(_GAPS * most) + _output(shape, run)
+
+
+def _output(shape: ModelShape, run: RunShape) -> int:
+    """What is copied out of a batch. The room that an encoder has for logits is never touched."""
+    n_rows = max(run.n_batch if run.is_embedding else run.n_seq_max, 1)
+    width = (0 if shape.is_encoder else shape.n_vocab) + (shape.n_embd if run.is_embedding else 0)
+    return _FLOAT * n_rows * width
 
 
 def _copies(run: RunShape, shape: ModelShape, n_gpus: int) -> int:
@@ -225,7 +236,7 @@ def _layer_phase(shape: ModelShape, run: RunShape) -> int:
 
 def _head_phase(shape: ModelShape, run: RunShape) -> int:
     n_tokens = min(run.n_batch, cells(run))
-    n_outputs = min(n_tokens, run.n_outputs_max or n_tokens)
+    n_outputs = 0 if shape.is_encoder else min(n_tokens, run.n_outputs_max or n_tokens)
     return _FLOAT * (n_outputs * shape.n_vocab + 2 * _tokens(run) * shape.n_embd)
 
 

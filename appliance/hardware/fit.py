@@ -28,7 +28,10 @@ class Room(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What an operator chose. ``n_ctx`` and ``n_gpu_layers`` None mean automatic, -1 layers all; see ``RunShape``."""
+    """What an operator chose. ``n_ctx`` and ``n_gpu_layers`` None mean automatic, -1 layers all; see ``RunShape``.
+
+    With ``is_embedding``, ``n_ctx`` is the longest text, and ``n_batch`` how many tokens of several a step has.
+    """
 
     n_ctx: int | None = None
     n_gpu_layers: int | None = None
@@ -38,6 +41,7 @@ class Wanted(msgspec.Struct, frozen=True):
     type_v: str = "f16"
     n_ctx_default: int = 8192
     n_outputs_max: int = 0
+    is_embedding: bool = False
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -129,12 +133,13 @@ class _Fitter:
         run = RunShape(
             n_ctx=n_ctx,
             n_seq_max=wanted.n_seq_max,
-            n_batch=wanted.n_batch,
+            n_batch=max(wanted.n_batch, wanted.n_seq_max, n_ctx) if wanted.is_embedding else wanted.n_batch,
             type_k=wanted.type_k,
             type_v=wanted.type_v,
             n_gpu_layers=n_gpu_layers,
             n_cpu_moe=n_cpu_moe,
             n_outputs_max=wanted.n_outputs_max,
+            is_embedding=wanted.is_embedding,
         )
         split = split_evenly(self._shape, run, [room.free_bytes for room in self._gpus])
         return msgspec.structs.replace(run, tensor_split=split)

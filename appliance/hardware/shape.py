@@ -4,6 +4,21 @@ from __future__ import annotations
 
 import msgspec
 
+# Architectures for which llama.cpp makes no KV cache, and which have no output head (llama_model::create_memory).
+_ENCODERS = frozenset(
+    {
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+    }
+)
+
 
 class LayerShape(msgspec.Struct, frozen=True):
     """One repeating layer.
@@ -58,6 +73,11 @@ class ModelShape(msgspec.Struct, frozen=True):
     def n_layers(self) -> int:
         """Layers that can be put on a GPU: the repeating ones and the output head."""
         return len(self.layers) + 1
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether a text is computed at once and forgotten, and no next token is predicted."""
+        return self.architecture in _ENCODERS
 
     @property
     def has_experts(self) -> bool:

@@ -15,7 +15,11 @@ from appliance.models.gguf_file import GGUFFile, read_gguf
 
 
 class GGUFHeader(msgspec.Struct, frozen=True):
-    """``control_tokens`` are the texts that a tokenizer turns into control tokens where it is told to parse them."""
+    """``control_tokens`` are the texts that a tokenizer turns into control tokens where it is told to parse them.
+
+    ``pooling`` is how one vector is made of a text's: ``mean``, ``cls`` or ``last`` of an embedding model, ``rank`` of
+    one that rates a text for a question; empty for models that write text. ``n_embd`` numbers are in a vector.
+    """
 
     architecture: str
     n_ctx_train: int
@@ -26,8 +30,36 @@ class GGUFHeader(msgspec.Struct, frozen=True):
     eos_token: str
     control_tokens: tuple[str, ...]
     longest_token_bytes: int
+    pooling: str = ""
+    n_embd: int = 0
+
+    @property
+    def kind(self) -> str:
+        """What the model is for: one of :data:`KINDS`."""
+        return EMBEDDING if self.pooling not in ("", _RANK) else RERANK if self.pooling else TEXT
 
 
+# It goes on with texts, makes vectors of them, or rates them for a question.
+KINDS = TEXT, EMBEDDING, RERANK = "text", "embedding", "rerank"
+_RANK = "rank"
+# llama.cpp's enum llama_pooling_type; 0 is none.
+_POOLING = {1: "mean", 2: "cls", 3: "last", 4: _RANK}
+# Architectures of encoders, which write no text. Where such a header doesn't say how to pool, it is the mean, as
+# sentence-transformers has it.
+_ENCODERS = frozenset(
+    {
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "llama-embed",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+    }
+)
 # llama.cpp's enum llama_token_type.
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
 
@@ -76,4 +108,10 @@ def header_of(file: GGUFFile, path: Path) -> GGUFHeader:
         ),
         # At least as long as the token's text: byte-level vocabularies write some bytes as longer characters.
         longest_token_bytes=max((len(text.encode("utf-8", "replace")) for text in tokens), default=1),
+        pooling=_POOLING.get(
+            value(f"{architecture}.pooling_type", int) or 0, "mean" if architecture in _ENCODERS else ""
+        ),
+        n_embd=value(f"{architecture}.embedding_length_out", int)
+        or value(f"{architecture}.embedding_length", int)
+        or 0,
     )

@@ -29,7 +29,7 @@ from appliance.models.shape import shape_of
 
 log = logging.getLogger(__name__)
 
-RECORD_SCHEMA = 4
+RECORD_SCHEMA = 5
 _FOLDER_NAME = re.compile(rf"[0-9a-f]{{{SHORT_SHA}}}")
 
 

@@ -83,7 +83,7 @@ class Answers:
         wanted = context.cache_control
         if (reason := self._reason_to_pass_by(submit, context)) is not None:
             if wanted.only_if_cached:
-                raise NotCached(_NOT_CACHED[reason])
+                raise NotCached(NOT_CACHED[reason])
             self._metrics.response_cache.saw_bypass(model.name, reason)
             if reason != NO_CACHE:
                 return Source(BYPASS, self._run(model, submit))
@@ -183,7 +183,7 @@ class _Replay:
         yield self._answer.replay(self._request_id)
 
 
-_NOT_CACHED = {
+NOT_CACHED = {
     OFF: "the response cache is off, and the request wants a stored answer (only-if-cached)",
     SAMPLED: "no answer is stored to a request without temperature 0 or a seed, and it wants one (only-if-cached)",
     NO_CACHE: "the request wants a stored answer and refuses it (only-if-cached with no-cache)",

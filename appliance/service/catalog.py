@@ -14,8 +14,10 @@ from appliance.cache.key import ModelIdentity
 from appliance.chat.dialect import Dialect
 from appliance.chat.template import ChatTemplate
 from appliance.engine.build import engine_build
-from appliance.errors import ApplianceError, ConfigError, ModelNotFound
+from appliance.engine.messages import MAX_EMBEDDED
+from appliance.errors import ApplianceError, ConfigError, InvalidRequest, ModelNotFound
 from appliance.hardware.fit import Wanted
+from appliance.models.gguf_header import EMBEDDING, RERANK, TEXT
 from appliance.models.lock import SHORT_SHA, Entry, HubSource, Lock, Version, read_lock
 from appliance.models.store import ModelStore, StoredModel
 from appliance.service.versions import choose_version, current_version, meant_version
@@ -31,6 +33,13 @@ Stamps = tuple[tuple[int, int, int] | None, ...]
 
 # Slots beside those of running sequences: the engine keeps ended ones in 32, and has one for itself.
 N_EXTRA_SLOTS = 33
+# What a model does that was asked for something else.
+_PURPOSES = {
+    TEXT: "writes text and embeds none; ask it at /v1/chat/completions, and a model of the kind embedding here "
+    "(GET /v1/models tells)",
+    EMBEDDING: "embeds texts and writes none; send them to /v1/embeddings",
+    RERANK: "rates texts for a question, which this release doesn't serve; it neither writes nor embeds any",
+}
 # Of a name that there isn't, in the error that says so.
 MAX_SHOWN_CHARS = 100
 
@@ -64,6 +73,12 @@ class ServedModel:
             type_k=self.spec.wanted.type_k,
             type_v=self.spec.wanted.type_v,
         )
+
+    def check_kind(self, wanted: str) -> None:
+        """Raises InvalidRequest, with the remedy, if the model is of another kind than a request is for."""
+        kind = self.stored.record.header.kind
+        if kind != wanted:
+            raise InvalidRequest(f"the model {self.name} {_PURPOSES[kind]}", param="model")
 
     @cached_property
     def template(self) -> ChatTemplate | None:
@@ -317,16 +332,21 @@ class Catalog:
 def model_spec(config: Settings, own: ModelSettings, stored: StoredModel, *, is_pinned: bool = False) -> ModelSpec:
     """What the supervisor has to know of a model, by its own settings and those for all."""
     max_running = own.max_running or config.max_running
+    header = stored.record.header
+    is_embedding = header.kind != TEXT
+    n_ctx = own.n_ctx or config.n_ctx
+    n_seq_max = MAX_EMBEDDED if is_embedding else max_running + N_EXTRA_SLOTS
     return ModelSpec(
         stored=stored,
         wanted=Wanted(
-            n_ctx=own.n_ctx or config.n_ctx,
+            n_ctx=min(n_ctx, header.n_ctx_train) if n_ctx is not None and is_embedding else n_ctx,
             n_gpu_layers=config.n_gpu_layers if own.n_gpu_layers is None else own.n_gpu_layers,
-            n_seq_max=max_running + N_EXTRA_SLOTS,
-            n_outputs_max=max_running + N_EXTRA_SLOTS,
+            n_seq_max=n_seq_max,
+            n_outputs_max=0 if is_embedding else n_seq_max,
             n_batch=config.n_batch,
             type_k=own.type_k or config.type_k,
             type_v=own.type_v or config.type_v,
+            is_embedding=is_embedding,
         ),
         max_running=max_running,
         max_open=max_running + config.max_waiting,

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from appliance import logs
 from appliance.engine.client import EngineClient, EventStream
-from appliance.engine.messages import Event, Failed, Finished, Submit
+from appliance.engine.messages import Embed, Embedded, Event, Failed, Finished, Submit
 from appliance.errors import (
     ENGINE_ERRORS,
     ApplianceError,
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class EngineRun:
-    """Runs one prompt on a model's engine, waiting for that to be loaded."""
+    """Runs one prompt, or embeds texts, on a model's engine, waiting for that to be loaded."""
 
     def __init__(
-        self, supervisor: Supervisor, spec: ModelSpec, submit: Submit, on_finished: Callable[[Finished], None]
+        self, supervisor: Supervisor, spec: ModelSpec, submit: Submit | Embed, on_finished: Callable[[Finished], None]
     ) -> None:
         """``on_finished`` is told what the engine has computed, also for a request that nobody reads any more."""
         self.submit = submit
@@ -56,7 +56,9 @@ class EngineRun:
             self._stream.close()
 
     async def events(self) -> AsyncGenerator[Sequence[Event], None]:
-        """The request's events as they come; the last one is Finished. Closing the iterator aborts the request.
+        """The request's events as they come; the last one is Finished or Embedded.
+
+        Closing the iterator aborts the request.
 
         A second :class:`Accepted` means that the engine has died and the request runs again from its beginning:
         forget what came before.
@@ -79,10 +81,10 @@ class EngineRun:
                             last = events[-1]
                             if isinstance(last, Failed):
                                 raise _error_of(last)
-                            if isinstance(last, Finished):
-                                self._on_finished(last)
+                            if isinstance(last, Finished | Embedded):
+                                self._on_finished(usage_of(last))
                             yield events
-                            if isinstance(last, Finished):
+                            if isinstance(last, Finished | Embedded):
                                 return
             except EngineCrashed as error:
                 if self._is_cancelled:
@@ -104,6 +106,14 @@ class EngineRun:
         if self._is_cancelled:
             raise cancelled()
         return engine
+
+
+def usage_of(end: Finished | Embedded) -> Finished:
+    """What was computed, in a prompt's terms: texts that are embedded are prompts without answers."""
+    if isinstance(end, Finished):
+        return end
+    n_prompt = sum(end.n_tokens)
+    return Finished(end.request_id, n_prompt, n_cached=0, n_completion=0, queue_s=end.queue_s, prefill_s=end.compute_s)
 
 
 def cancelled() -> RequestCancelled:

@@ -12,6 +12,7 @@ from appliance.chat.formats import Form, form_of
 from appliance.engine.messages import Detokenize, Detokenized, Failed, PromptPart, Submit, Tokenize, Tokenized
 from appliance.engine.params import SamplingParams
 from appliance.errors import ENGINE_ERRORS, EngineFailed, InvalidRequest
+from appliance.models.gguf_header import TEXT
 from appliance.schemas.chat import ChatRequest
 from appliance.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest, Prompt
 from appliance.schemas.sampling import GenerationFields, SamplingFields
@@ -47,7 +48,7 @@ class Inference:
         """Raises ModelNotFound, or InvalidRequest: the model's template refuses the conversation, or tools can't be
         had as they are asked for.
         """
-        model = self.resolve(request.model, context)
+        model = self._writer(request.model, context)
         use = tool_use(model, request)
         parts = render(model, request.messages, use.tools if use is not None else ())
         max_tokens = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
@@ -56,7 +57,7 @@ class Inference:
 
     def complete(self, request: CompletionRequest, context: RequestContext) -> Completion:
         """Raises ModelNotFound."""
-        model = self.resolve(request.model, context)
+        model = self._writer(request.model, context)
         max_tokens = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
         return self._completion(
             model, "cmpl", request, context, request.prompts, max_tokens, request.logprobs, echo=request.echo
@@ -67,6 +68,12 @@ class Inference:
         model = self._catalog.resolve(name)
         if context is not None:
             context.model = model.name
+        return model
+
+    def _writer(self, name: str | None, context: RequestContext) -> ServedModel:
+        """As :meth:`resolve`; raises InvalidRequest for a model that writes no text."""
+        model = self.resolve(name, context)
+        model.check_kind(TEXT)
         return model
 
     async def tokenize(self, model: ServedModel, parts: tuple[PromptPart, ...]) -> tuple[int, ...]:

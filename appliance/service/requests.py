@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from appliance.schemas.admin import EndedRequest, RequestList, RequestStatus
-from appliance.service.activity import Activity, Ended
-from appliance.service.generation import Generation
+from appliance.service.activity import Activity, Ended, Work
 
 
 def request_list(activity: Activity) -> RequestList:
@@ -17,12 +16,12 @@ def request_list(activity: Activity) -> RequestList:
     running = activity.running()
     places = queue_places(running)
     return RequestList(
-        requests=[_open(generation, now, places) for generation in running],
+        requests=[_open(work, now, places) for work in running],
         recent=[_ended(ended) for ended in reversed(activity.recent)],
     )
 
 
-def queue_places(generations: Sequence[Generation]) -> dict[str, int]:
+def queue_places(works: Sequence[Work]) -> dict[str, int]:
     """By the ids of those that wait for an engine: 1 is the next one of its model.
 
     The order is that of ``engine.order`` if all were of the same length, which nobody knows before they have ended:
@@ -30,46 +29,46 @@ def queue_places(generations: Sequence[Generation]) -> dict[str, int]:
     """
     turns: Counter[tuple[str, str]] = Counter()
     places: Counter[str] = Counter()
-    order: list[tuple[bool, float, int, Generation]] = []
-    computed = [one for one in generations if one.source is not None and one.source.is_computed_for_it]
-    for generation in sorted(computed, key=lambda one: (one.state == "waiting", one.submit.is_batch)):
-        submit = generation.submit
-        turns[generation.context.model, submit.key] += 1
-        if generation.state == "waiting":
-            turn = turns[generation.context.model, submit.key] / submit.weight
-            order.append((submit.is_batch, turn, len(order), generation))
+    order: list[tuple[bool, float, int, Work]] = []
+    computed = [one for one in works if one.source is not None and one.source.is_computed_for_it]
+    for work in sorted(computed, key=lambda one: (one.state == "waiting", one.submit.is_batch)):
+        submit = work.submit
+        turns[work.context.model, submit.key] += 1
+        if work.state == "waiting":
+            turn = turns[work.context.model, submit.key] / submit.weight
+            order.append((submit.is_batch, turn, len(order), work))
     found = {}
-    for *_, generation in sorted(order, key=lambda entry: entry[:3]):
-        places[generation.context.model] += 1
-        found[generation.submit.request_id] = places[generation.context.model]
+    for *_, work in sorted(order, key=lambda entry: entry[:3]):
+        places[work.context.model] += 1
+        found[work.submit.request_id] = places[work.context.model]
     return found
 
 
-def _open(generation: Generation, now: float, places: Mapping[str, int]) -> RequestStatus:
-    context, submit = generation.context, generation.submit
+def _open(work: Work, now: float, places: Mapping[str, int]) -> RequestStatus:
+    context, submit = work.context, work.submit
     return RequestStatus(
         id=submit.request_id,
         request_id=context.request_id,
         key=context.key,
         model=context.model,
-        state=generation.state,
+        state=work.state,
         queue_place=places.get(submit.request_id),
-        cache=generation.source.state if generation.source is not None else None,
-        prompt_tokens=generation.n_prompt,
-        prompt_tokens_computed=generation.n_prompt if generation.state == "decode" else generation.n_computed,
-        completion_pieces=generation.n_pieces,
-        tokens_per_s=_tokens_per_s(generation, now),
+        cache=work.source.state if work.source is not None else None,
+        prompt_tokens=work.n_prompt,
+        prompt_tokens_computed=work.n_prompt if work.state == "decode" else work.n_computed,
+        completion_pieces=work.n_pieces,
+        tokens_per_s=_tokens_per_s(work, now),
         age_s=now - context.arrived_at,
     )
 
 
-def _tokens_per_s(generation: Generation, now: float) -> float | None:
+def _tokens_per_s(work: Work, now: float) -> float | None:
     """Of the answer so far; None before its second piece, and where it isn't computed for this request."""
-    source = generation.source
-    if generation.ttft_s is None or generation.n_pieces < 2 or source is None or not source.is_computed_for_it:
+    source = work.source
+    if work.ttft_s is None or work.n_pieces < 2 or source is None or not source.is_computed_for_it:
         return None
-    answering_s = now - generation.context.arrived_at - generation.ttft_s
-    return (generation.n_pieces - 1) / answering_s if answering_s > 0 else None
+    answering_s = now - work.context.arrived_at - work.ttft_s
+    return (work.n_pieces - 1) / answering_s if answering_s > 0 else None
 
 
 def _ended(ended: Ended) -> EndedRequest:

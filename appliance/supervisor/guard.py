@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from appliance import logs
 from appliance.engine.client import EngineClient
-from appliance.engine.messages import Accepted, Event, Failed, Finished, Submit
+from appliance.engine.messages import Accepted, Embed, Embedded, Event, Failed, Finished, Submit
 from appliance.errors import ApplianceError, GPUMissing
 from appliance.supervisor.budget import Budget
 from appliance.supervisor.host import ModelHost
@@ -92,14 +92,17 @@ class Guard:
     async def _try_out(self, host: ModelHost, client: EngineClient) -> None:
         if host.n_users:
             return  # its work tells
-        canary = Submit(f"canary-{uuid.uuid4().hex}", tokens=(0,), max_tokens=1)
+        request_id = f"canary-{uuid.uuid4().hex}"
+        canary: Submit | Embed = Submit(request_id, tokens=(0,), max_tokens=1)
+        if host.spec.wanted.is_embedding:
+            canary = Embed(request_id, ((0,),))
         reason = f"it gave no token within {self._wedged_after_s:g} s after a GPU was lost"
         with contextlib.suppress(ApplianceError, TimeoutError):
             async with asyncio.timeout(self._wedged_after_s), client.submit(canary) as stream:
-                last: Event = Accepted(canary.request_id, 1)
-                while not isinstance(last, Finished | Failed):
+                last: Event = Accepted(request_id, 1)
+                while not isinstance(last, Finished | Embedded | Failed):
                     last = (await stream.next_events())[-1]
-                if isinstance(last, Finished):
+                if not isinstance(last, Failed):
                     return
                 reason = f"{last.message}, after a GPU was lost"
         client.kill(f"was ended since {reason}")

@@ -36,6 +36,7 @@ from appliance.engine.messages import (
 from appliance.engine.runner import CommandSocket, Loading, Outbox, run_engine
 from tests.factories import submit
 from tests.fake_backend import FakeBackend, fake_path, load_fake
+from tests.fake_embedder import load_fake_embedder
 
 CONFIG = EngineConfig(
     model_path="",
@@ -99,7 +100,7 @@ class Engine:
 
     def _run(self, theirs: socket.socket) -> None:
         with theirs:
-            run_engine(theirs, self.load)
+            run_engine(theirs, self.load, load_fake_embedder)
 
     def load(self, config: EngineConfig, on_progress: OnProgress) -> AbstractContextManager[Backend]:
         return load_fake(config, on_progress)

@@ -18,11 +18,12 @@ def main() -> None:
 
     from appliance import logs
     from appliance.engine.llama.backend import LlamaBackend
+    from appliance.engine.llama.embedder import LlamaEmbedder
     from appliance.engine.runner import run_engine
 
     logs.configure(sys.argv[2], sys.argv[3])
     with socket.socket(fileno=int(sys.argv[1])) as connection:
-        run_engine(connection, LlamaBackend)
+        run_engine(connection, LlamaBackend, LlamaEmbedder)
 
 
 if __name__ == "__main__":

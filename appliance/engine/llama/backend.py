@@ -105,7 +105,7 @@ class LlamaBackend:
                     *(context.buffers for context in self._contexts),
                 )
             ),
-            anonymous_bytes=_anonymous_bytes(),
+            anonymous_bytes=anonymous_bytes(),
             n_gpu_layers=self._model.n_gpu_layers,
             has_gpu=library.has_gpu(),
         )
@@ -240,7 +240,7 @@ class LlamaBackend:
         return token_logprob(self._model, logits, token, sequence.top_logprobs)
 
 
-def _anonymous_bytes() -> int:
+def anonymous_bytes() -> int:
     """What this process has in RAM that no file backs; 0 where the system doesn't say (only Linux does)."""
     try:
         status = Path("/proc/self/status").read_text()

@@ -87,7 +87,7 @@ class Context:
         params.n_outputs_max = n_outputs_max  # else room for a whole batch's is set aside
         params.op_offload = not on_cpu  # else a GPU takes large batches even of a model that is kept off it
         # For a quantized V, llama.cpp turns flash attention on by itself, and refuses models that can't have it.
-        params.type_k, params.type_v = _cache_type("type_k", type_k), _cache_type("type_v", type_v)
+        params.type_k, params.type_v = cache_type("type_k", type_k), cache_type("type_v", type_v)
         params.kv_unified = True  # sequences share cells; without it a partial seq_cp aborts the process
         self._n_vocab = model.n_vocab
         self._can_cut = model.can_cut_memory
@@ -231,7 +231,7 @@ def _bytes_of(memory: memoryview) -> Any:
     return (ctypes.c_uint8 * len(memory)).from_buffer(memory)
 
 
-def _cache_type(setting: str, name: str) -> int:
+def cache_type(setting: str, name: str) -> int:
     if name not in CACHE_TYPES:
         raise EngineFailed(f"{setting}={name!r}: a KV cache can be {', '.join(CACHE_TYPES)}")
     return CACHE_TYPES[name]

@@ -112,6 +112,10 @@ class Model:
             tokens.insert(0, self._bos)
         return tokens
 
+    def tokenize_whole(self, text: str) -> list[int]:
+        """The text's tokens with those that the vocabulary wants around it; no text becomes a control token."""
+        return self._tokenize(text, is_template=False, is_whole=True)
+
     def token_bytes(self, token: int) -> bytes:
         """The token's text; control tokens have none."""
         piece = self._pieces.get(token)
@@ -137,12 +141,12 @@ class Model:
         # This vocabulary does merge across a line's end. Those that do (byte-level BPE) add no space.
         return self._tokenize(part.text, part.is_template)
 
-    def _tokenize(self, text: str, is_template: bool) -> list[int]:
+    def _tokenize(self, text: str, is_template: bool, *, is_whole: bool = False) -> list[int]:
         data = text.encode("utf-8", "replace")
-        # Never more tokens than bytes, but for a space put before and a token that marks an end.
-        room = len(data) + 2
+        # Never more tokens than bytes, but for a space put before and tokens that mark a beginning and an end.
+        room = len(data) + 4
         tokens = (lib.llama_token * room)()
-        n_tokens = lib.llama_tokenize(self.vocab, data, len(data), tokens, room, False, is_template)
+        n_tokens = lib.llama_tokenize(self.vocab, data, len(data), tokens, room, is_whole, is_template)
         if n_tokens < 0:
             raise EngineFailed(f"llama_tokenize wants room for {-n_tokens} tokens, more than {room}")
         return list(tokens[:n_tokens])
