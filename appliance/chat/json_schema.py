@@ -116,6 +116,7 @@ class _Look:
         self._dialect_name = root.get("$schema")
         self._is_2020 = dialect is jsonschema.Draft202012Validator
         self._id = "id" if dialect is jsonschema.Draft4Validator else "$id"
+        self._nodes = nodes
         # The pointers of what may be referred to.
         self._targets = {f"#{path}": path for path in nodes}
         for path, node in nodes.items():
@@ -127,6 +128,16 @@ class _Look:
     def target(self, reference: Any) -> str | None:
         """The pointer of what is referred to; None: it is nothing in here."""
         return self._targets.get(unquote(reference)) if isinstance(reference, str) else None
+
+    def _is_circular(self, node: Any) -> bool:
+        """Whether its reference leads to references only."""
+        seen: set[str] = set()
+        while isinstance(node, dict) and (path := self.target(node.get("$ref"))) is not None:
+            if path in seen:
+                return True
+            seen.add(path)
+            node = self._nodes[path]
+        return False
 
     def check(self, path: str, node: Mapping[str, Any]) -> None:
         """Raises Unenforceable."""
@@ -148,6 +159,8 @@ class _Look:
         reference = node.get("$ref", "#")
         if self.target(reference) is None:
             yield "$ref", f"{reference!r:.200} is no schema inside this one, as #/$defs/NAME is; none is fetched"
+        if self._is_circular(node):
+            yield "$ref", f"{reference!r:.200} leads back to itself, and to nothing that a value could be"
         yield from _number_problems(node)
         yield from _text_problems(node)
         if node.get("minProperties", 0) > len(node.get("required", ())) + 1:

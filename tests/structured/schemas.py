@@ -338,6 +338,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("multipleOf", {"type": "array", "prefixItems": [{"multipleOf": 9973}, {"multipleOf": 9967}]}),
     ("$ref", {"$ref": "https://example.com/schema.json"}),
     ("$ref", {"$ref": "#/$defs/missing"}),
+    ("$ref", {"type": "array", "items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"$ref": "#/$defs/a"}}}),
+    ("$ref", closed(a={"$ref": "#/properties/b"}, b={"$ref": "#/properties/a"})),
     ("$id", {"$ref": "#/$defs/a", "$defs": {"a": {"$id": "https://example.com/a", **DIGIT}}}),
     ("$schema", {"$schema": "http://json-schema.org/draft-03/schema#", **DIGIT}),
     ("never ends", closed(next={"$ref": "#"})),
