@@ -207,6 +207,9 @@ class Settings(BaseSettings):
         ),
     ] = "4GiB"
     kv_disk_dir: Annotated[Path | None, Field(description="Folder of these files; unset: kv in state_dir.")] = None
+    speculation: Annotated[
+        bool, Field(description="Guess how answers go on where they repeat their prompt; what is wrong is dropped.")
+    ] = True
     response_cache: Annotated[
         bool, Field(description="Keep answers to deterministic requests, and give them again to the same requests.")
     ] = True

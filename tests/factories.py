@@ -49,6 +49,7 @@ def scheduler(
     exact_reuse: bool = True,
     prefix_reuse: bool = True,
     can_cut_prefix: bool = True,
+    n_outputs: int = 0,
 ) -> Scheduler:
     return Scheduler(
         n_ctx=n_ctx,
@@ -59,6 +60,7 @@ def scheduler(
         exact_reuse=exact_reuse,
         prefix_reuse=prefix_reuse,
         can_cut_prefix=can_cut_prefix,
+        n_outputs=n_outputs,
     )
 
 
@@ -75,6 +77,7 @@ def submit(
     grammar: str = "",
     adapter: str = "",
     scope: str = "",
+    speculation: bool = True,
 ) -> Submit:
     return Submit(
         request_id=request_id or f"r{next(_numbers)}",
@@ -88,4 +91,5 @@ def submit(
         grammar=grammar,
         adapter=adapter,
         scope=scope,
+        speculation=speculation,
     )

@@ -13,6 +13,8 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ from appliance.engine.grammar import Constraint
 from appliance.engine.messages import Buffer, EngineConfig, PromptPart, TokenLogprob
 from appliance.engine.params import SamplingParams
 from appliance.engine.sequence import Sequence
-from appliance.engine.slots import Copy, Release
-from appliance.engine.step import StepPlan
+from appliance.engine.slots import Copy, Cut, Operation, Release
+from appliance.engine.step import Chunk, StepPlan
 from appliance.errors import EngineFailed, EngineOutOfMemory, InvalidRequest
 
 END = 0
@@ -112,6 +114,7 @@ class FakeBackend:
             n_ctx_train=n_ctx_train,
             n_vocab=256,
             n_seq_max=n_seq_max,
+            n_outputs=n_seq_max + 8,
             can_cut_prefix=can_cut_prefix,
             exact_batch=None,
             exact_reuse=False,
@@ -160,12 +163,15 @@ class FakeBackend:
     def bind(self, lane: int, adapter: str) -> None:
         self.bound[lane] = adapter
 
-    def apply_memory(self, operations: tuple[Copy | Release, ...], lane: int = 0) -> None:
+    def apply_memory(self, operations: tuple[Operation, ...], lane: int = 0) -> None:
         for operation in operations:
             match operation:
                 case Copy(source, target, n_tokens):
                     assert self.info.can_cut_prefix or len(self.slots[lane, source]) == n_tokens, "only whole slots"
                     self.slots[lane, target] = self.slots[lane, source][:n_tokens]
+                case Cut(slot, n_tokens):
+                    assert self.info.can_cut_prefix, "only whole slots"
+                    del self.slots[lane, slot][n_tokens:]
                 case Release(slot):
                     self.slots.pop((lane, slot), None)
 
@@ -201,11 +207,25 @@ class FakeBackend:
             held += chunk.sequence.tokens[chunk.start : chunk.start + chunk.n_tokens]
             if chunk.wants_logits:
                 constraint = self.samplers[chunk.sequence]
+                with_logprob = chunk.sequence.top_logprobs is not None
                 try:
-                    results.append(self._next(held, constraint, with_logprob=chunk.sequence.top_logprobs is not None))
+                    first, *following = self._next_while_right(held, chunk, constraint, with_logprob=with_logprob)
+                    results.append(replace(first, following=tuple(following)))
                 except EngineFailed as error:
                     results.append(Sampled(0, error=error.message))
         return results
+
+    def _next_while_right(
+        self, held: list[int], chunk: Chunk, constraint: Constraint | None, *, with_logprob: bool
+    ) -> Iterator[Sampled]:
+        known = list(held)
+        held += chunk.draft
+        for guess in (*chunk.draft, None):
+            sampled = self._next(known, constraint, with_logprob=with_logprob)
+            yield sampled
+            if sampled.token != guess or sampled.token == END:
+                return
+            known.append(guess)
 
     def _go_wrong(self) -> None:
         if len(self.steps) == self._model.crash_after and self._model.is_ill:

@@ -1,10 +1,11 @@
 """Which requests have the same answer, and which have one that may be kept.
 
 The canonical form of a request has all fields of the engine's own :class:`Submit` by their names, defaults filled in,
-less those that say who asks and when it is their turn; what has no effect is at its default, and what has no order is
-sorted. So whatever reaches the engine is in the key, a field that comes later too, and two ways to ask for the same are
-one. What never reaches the engine (``stream``, ``service_tier``, ``user``) is in no key. To it come the bytes and the
-template of the model, its adapter with the scale, the types of its KV cache, the engine's build, this release, and the
+less those that say who asks, when it is their turn and how it is computed; what has no effect is at its default, and
+what has no order is sorted. So whatever reaches the engine is in the key, a field that comes later too, and two ways to
+ask for the same are one. What never reaches the engine (``stream``, ``service_tier``, ``user``) is in no key. To it
+come the bytes and the template of the model, its adapter with the scale, the types of its KV cache, the engine's
+build, this release, and the
 scope: who may share the answer. All of it is written as msgpack and hashed.
 
 ``VERSION`` is raised whenever the form changes; the appliance's own version is in every key, since a release may
@@ -24,8 +25,8 @@ from appliance.engine.params import SamplingParams
 
 VERSION = 3
 
-# Who asks, and when it is their turn. The scope stays.
-_ASKER = {"request_id", "key", "weight", "is_batch"}
+# Who asks, when it is their turn, and how it is computed. The scope stays.
+_NOT_ITS_ANSWER = {"request_id", "key", "weight", "is_batch", "speculation"}
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -59,7 +60,7 @@ def embedding_key(model: ModelIdentity, scope: str, text: str | tuple[int, ...])
 
 def answer_key(model: ModelIdentity, submit: Submit) -> bytes:
     """The key of a request's answer: 32 bytes from which the request can't be told."""
-    canonical = {name: getattr(submit, name) for name in submit.__struct_fields__ if name not in _ASKER}
+    canonical = {name: getattr(submit, name) for name in submit.__struct_fields__ if name not in _NOT_ITS_ANSWER}
     # As dictionaries: a Struct that omits defaults omits them by identity, not always if they are given.
     canonical["params"] = msgspec.structs.asdict(submit.params.canonical())
     canonical["stop"] = sorted(set(submit.stop))

@@ -47,6 +47,7 @@ def engine_config(config: Settings, spec: ModelSpec, fit: Fit, *, kv_disk_bytes:
         n_gpu_layers=fit.run.n_gpu_layers,
         max_running=spec.max_running,
         prefix_reuse=config.prefix_reuse,
+        speculation=config.speculation,
         type_k=fit.run.type_k,
         type_v=fit.run.type_v,
         n_cpu_moe=fit.run.n_cpu_moe,

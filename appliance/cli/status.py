@@ -63,6 +63,7 @@ def _show(model: dict[str, Any]) -> None:
         typer.echo(
             f"  steps     {work['steps']}, {n_tokens / work['steps']:.1f} tokens each; "
             f"{work['prompt_tokens_reused']} prompt tokens reused; "
+            f"{work['draft_tokens_accepted']} of {work['draft_tokens']} guessed tokens right; "
             f"{work['preemptions']} preemptions, {work['evictions']} evictions"
         )
 

@@ -12,7 +12,7 @@ from appliance.engine.grammar import Constraint
 from appliance.engine.messages import Buffer, PromptPart, TokenLogprob
 from appliance.engine.params import SamplingParams
 from appliance.engine.sequence import Sequence
-from appliance.engine.slots import Copy, Release
+from appliance.engine.slots import Operation
 from appliance.engine.step import StepPlan
 
 # Told how far loading is, from 0 to 1, as often as the backend likes; False: the model is no longer wanted.
@@ -45,13 +45,15 @@ class BackendInfo:
     same logits, wherever its cells lie; None if the backend can't promise it. ``exact_reuse``: then its logits don't
     depend either on what else is in its steps, or on how a reused prefix was cut into steps; never so with adapters.
     Lane 0 computes the model alone; the others one of its ``adapters``, by their ids, as they are told.
-    ``buffers``, ``anonymous_bytes``, ``n_gpu_layers`` and ``has_gpu`` as in :class:`Ready`.
+    ``n_outputs``: of so many tokens of a step the logits can be had. ``buffers``, ``anonymous_bytes``, ``n_gpu_layers``
+    and ``has_gpu`` as in :class:`Ready`.
     """
 
     n_ctx: int
     n_ctx_train: int
     n_vocab: int
     n_seq_max: int
+    n_outputs: int
     can_cut_prefix: bool
     exact_batch: int | None
     exact_reuse: bool
@@ -70,6 +72,7 @@ class Sampled:
     """The token that was chosen; ``error`` says why there is none.
 
     ``forced`` are the tokens that a grammar wants behind it, ``is_complete`` says that none may follow those.
+    ``following`` are those sampled behind it, as long as each but the last agreed with the chunk's draft.
     """
 
     token: int
@@ -77,6 +80,12 @@ class Sampled:
     error: str | None = None
     forced: tuple[int, ...] = ()
     is_complete: bool = False
+    following: tuple[Sampled, ...] = ()
+
+    @property
+    def more(self) -> list[tuple[int, TokenLogprob | None]]:
+        """The tokens behind the one that was chosen, and their log-probabilities where those were wanted."""
+        return [(token, None) for token in self.forced] + [(one.token, one.logprob) for one in self.following]
 
 
 class Backend(Protocol):
@@ -120,7 +129,7 @@ class Backend(Protocol):
             KVCacheFull, BadBatch, BackendFatal
         """
 
-    def apply_memory(self, operations: tuple[Copy | Release, ...], lane: int) -> None:
+    def apply_memory(self, operations: tuple[Operation, ...], lane: int) -> None:
         """Copies and frees slots of a lane, as :meth:`run` does before its batch."""
 
     def state_bytes(self, slot: int, lane: int) -> int:

@@ -34,6 +34,7 @@ from appliance.engine.messages import (
     Tokenize,
     Tokenized,
 )
+from appliance.engine.prompt_lookup import PromptLookup
 from appliance.engine.prompts import Prompts
 from appliance.engine.request import OpenRequest
 from appliance.engine.sequence import Sequence
@@ -53,6 +54,7 @@ class EngineCore:
         n_batch: int,
         max_running: int,
         prefix_reuse: bool,
+        speculation: bool = False,
         prompt_step_s: float = 0.25,
         longest_token_bytes: int = 1024,
         now: Callable[[], float] = time.monotonic,
@@ -66,6 +68,7 @@ class EngineCore:
         self._now = now
         info = backend.info
         self._backend = backend
+        self._speculation = speculation
         self._n_ctx_seq = min(info.n_ctx, info.n_ctx_train)
         self._prompts = Prompts(backend, n_ctx=self._n_ctx_seq, longest_token_bytes=longest_token_bytes)
         self._lanes = Lanes(
@@ -104,6 +107,8 @@ class EngineCore:
             n_prompt_computed=self._counts.n_prompt_computed,
             n_prompt_reused=self._counts.n_prompt_reused,
             n_sampled=self._counts.n_sampled,
+            n_drafted=self._counts.n_drafted,
+            n_draft_accepted=self._counts.n_draft_accepted,
             n_preempted=sum(s.n_preempted for s in schedulers),
             n_evicted=sum(s.n_evicted for s in schedulers),
             compute_s=self._counts.compute_s,
@@ -244,8 +249,9 @@ class EngineCore:
             return self._fail_plan(plan, f"the backend refused a batch: {error}")
         ended_at = self._now()
         lane.step_done(plan, ended_at - now)
-        self._count(plan, len(sampled), ended_at - now)
-        lane.scheduler.apply(plan, [result.token for result in sampled])
+        self._counts.saw_step(plan.n_prompt_tokens, ended_at - now)
+        self._counts.saw_sampled(plan, sampled)
+        self._apply(lane, plan, sampled)
         if self._warm is not None:
             self._warm.step_done()
         events: list[Event] = []
@@ -262,9 +268,12 @@ class EngineCore:
             lane.scheduler.check_integrity()
         return events
 
-    def _count(self, plan: StepPlan, n_sampled: int, step_s: float) -> None:
-        self._counts.saw_step(plan.n_prompt_tokens, step_s)
-        self._counts.n_sampled += n_sampled
+    @staticmethod
+    def _apply(lane: Lane, plan: StepPlan, sampled: list[Sampled]) -> None:
+        tokens = [result.token for result in sampled]
+        wanting = [chunk.sequence for chunk in plan.chunks if chunk.wants_logits] if plan.has_drafts else []
+        n_right = {sequence: len(result.following) for sequence, result in zip(wanting, sampled, strict=False)}
+        lane.scheduler.apply(plan, tokens, n_right)
 
     def _admit(self, message: Submit, tokens: list[int], matcher: LLMatcher | None) -> OpenRequest:
         request = OpenRequest(
@@ -284,13 +293,22 @@ class EngineCore:
                 is_batch=message.is_batch,
                 exact=message.params.seed is not None,
                 top_logprobs=message.top_logprobs,
+                n_most=self._n_ctx_seq if message.max_tokens is None else len(tokens) + message.max_tokens,
             )
             request.open[index] = sequence
+            if self._may_guess(message):
+                sequence.lookup = PromptLookup(sequence.tokens, len(tokens))
         self._open_samplers(request, matcher)
         for sequence in request.open.values():
             request.text[sequence.index] = TextStream(message.stop)
         self._lanes.add(request)
         return request
+
+    def _may_guess(self, message: Submit) -> bool:
+        """Whether it may be guessed how its answers go on: not under a grammar, which follows what was sampled."""
+        info = self._backend.info
+        is_exact = message.params.seed is None or info.exact_reuse
+        return self._speculation and message.speculation and info.can_cut_prefix and is_exact and not message.grammar
 
     def _open_samplers(self, request: OpenRequest, matcher: LLMatcher | None) -> None:
         params = request.submit.params
@@ -310,22 +328,13 @@ class EngineCore:
         request = self._requests.get(sequence.request_id)
         if request is None:
             return []  # another of its sequences has failed it in this step
-        if result.error is not None:
-            return [self._fail(request, EngineFailed.code or "", result.error)]
+        error = next((one.error for one in (result, *result.following) if one.error is not None), None)
+        if error is not None:
+            return [self._fail(request, EngineFailed.code or "", error)]
         if request.first_token_at is None:
             request.first_token_at = at
         is_first = sequence.n_completion == 1
-        released, logprobs, reason = request.go_on(sequence, result.token, result.logprob)
-        for token in result.forced:
-            if reason is not None:
-                break
-            lane.scheduler.force(sequence, token)
-            more, _, reason = request.go_on(sequence, token, None)
-            released += more
-        else:
-            if result.is_complete:  # also at the last token that was allowed
-                rest, rest_logprobs = request.text[sequence.index].finish()
-                released, logprobs, reason = released + rest, logprobs + rest_logprobs, "stop"
+        released, logprobs, reason = request.go_on(sequence, result)
         if is_first:
             released = request.echo + released
         events: list[Event] = []

@@ -40,6 +40,7 @@ class Lane:
             exact_reuse=info.exact_reuse and number == 0,  # adapters are computed in other types
             prefix_reuse=prefix_reuse,
             can_cut_prefix=info.can_cut_prefix,
+            n_outputs=info.n_outputs,
         )
         self.pace = Pace(n_batch=n_batch, step_s=prompt_step_s)
         self._n_full_in_a_row = 0

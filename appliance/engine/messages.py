@@ -50,7 +50,7 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     ``longest_token_bytes`` bounds how few tokens a text of some size can be. ``n_threads`` compute steps that only
     decode, ``n_threads_batch`` those with prompts in them; ``poll`` is how long they look for work before they sleep.
     ``prompt_step_s`` is how long a step may take that computes prompts while answers stream; ``stream_interval_s`` how
-    long text may be held back to travel with what follows it.
+    long text may be held back to travel with what follows it. ``speculation``: guess how answers go on.
     The first of ``n_contexts`` computes the model alone, each of the others one of its ``adapters`` at a time.
     ``pooling``, if not empty: the engine embeds texts instead of going on with them, and makes one vector of a text's
     so (``mean``, ``cls``, ``last``, ``rank``); ``n_ctx`` is then the longest text.
@@ -71,6 +71,7 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     prefix_reuse: bool
     type_k: str = "f16"
     type_v: str = "f16"
+    speculation: bool = False
     n_cpu_moe: int = 0
     tensor_split: tuple[float, ...] = ()
     warm_tier: WarmTierConfig | None = None
@@ -95,7 +96,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     ``max_tokens`` None means until the context is full. ``top_logprobs`` None means no log-probabilities. With ``echo``
     each text begins with the prompt's; no stop string is looked for there. ``grammar``, if not empty, is what each text
     must follow (``appliance.engine.grammar``). ``shown_tokens`` are control tokens whose text is part of the answer's,
-    where others have none.
+    where others have none. Without ``speculation`` it isn't guessed how they go on.
     ``adapter`` is the :class:`AdapterConfig` to compute with, by its id; empty: the model alone.
     ``scope`` names who may share computed prefixes; ``key`` whose share of the engine the request counts against, and
     ``weight`` how large that share is beside others'. ``is_batch`` requests wait for all others.
@@ -114,6 +115,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     grammar: str = ""
     shown_tokens: tuple[str, ...] = ()
     adapter: str = ""
+    speculation: bool = True
     scope: str = ""
     key: str = ""
     weight: float = 1.0
@@ -324,7 +326,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
 
     ``n_running`` and ``n_waiting`` sequences, ``n_cells_used`` cells of the KV cache's ``n_cells``; ``n_retained``
     slots that are kept for later prompts. ``n_prompt_computed`` and ``n_prompt_reused`` prompt tokens, ``n_sampled``
-    tokens of answers, in ``n_steps`` that took ``compute_s`` together. ``n_preempted`` times a sequence made way for
+    tokens of answers, in ``n_steps`` that took ``compute_s`` together; ``n_draft_accepted`` of ``n_drafted`` guessed
+    tokens were right. ``n_preempted`` times a sequence made way for
     others, ``n_evicted`` times a retained slot did. ``longest_step_s`` is how long one step has taken at most.
     ``warm_tier`` None: nothing is kept on disk.
     """
@@ -338,6 +341,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
     n_prompt_computed: int = 0
     n_prompt_reused: int = 0
     n_sampled: int = 0
+    n_drafted: int = 0
+    n_draft_accepted: int = 0
     n_preempted: int = 0
     n_evicted: int = 0
     compute_s: float = 0.0

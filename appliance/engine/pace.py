@@ -1,4 +1,4 @@
-"""How many prompt tokens a step may have, from how long steps have taken.
+"""How many prompt tokens a step may have, and what a decoded one costs, from how long steps have taken.
 
 A step can't be interrupted: a long one delays every answer that streams beside it, and the next request. Short ones
 compute prompts less efficiently. So a chunk is as long as can be computed in a given time.
@@ -6,7 +6,7 @@ compute prompts less efficiently. So a chunk is as long as can be computed in a 
 
 from __future__ import annotations
 
-from appliance.engine.step import PromptLimits
+from appliance.engine.step import StepLimits
 
 # Where nothing streams, a step bounds how soon a new request is seen and an abort works.
 ALONE_STEP_S = 1.0
@@ -14,6 +14,10 @@ ALONE_STEP_S = 1.0
 # shorter chunk takes longer than this one. Also the guess before anything was measured.
 MIN_CHUNK = 64
 _SMOOTHING = 0.3
+# How much of the past steps' weight is left after each.
+_FORGETTING = 0.98
+# Of a decoded token, before steps of several sizes were seen: a processor's, for which it is a large part.
+_PRIOR_TOKEN_COST = 1.0
 
 
 class _Rate:
@@ -35,8 +39,36 @@ class _Rate:
         return max(min(MIN_CHUNK, n_batch), min(n_tokens, n_batch))
 
 
+class DecodeCost:
+    """What a step costs that only decodes, as a straight line over its tokens, fitted to the latest ones."""
+
+    def __init__(self) -> None:
+        self._weight = self._n = self._s = self._nn = self._ns = 0.0
+
+    def observe(self, n_tokens: int, step_s: float) -> None:
+        """A step that decoded ``n_tokens`` took ``step_s``."""
+        keep = _FORGETTING
+        self._weight = keep * self._weight + 1.0
+        self._n = keep * self._n + n_tokens
+        self._s = keep * self._s + step_s
+        self._nn = keep * self._nn + n_tokens * n_tokens
+        self._ns = keep * self._ns + n_tokens * step_s
+
+    @property
+    def token_cost(self) -> float:
+        """What one more token adds to a step, in parts of what a step costs besides its tokens."""
+        spread = self._weight * self._nn - self._n * self._n
+        if spread <= 1e-3 * self._weight * self._nn:  # all of one size
+            return _PRIOR_TOKEN_COST
+        slope = (self._weight * self._ns - self._n * self._s) / spread
+        base = (self._s - slope * self._n) / self._weight
+        if slope <= 0.0:
+            return 0.0
+        return slope / base if base > 0.0 else float("inf")
+
+
 class Pace:
-    """Keeps the prompt limits. What a step cost besides its prompts is counted in, so limits settle where it fits."""
+    """Keeps the limits of steps. What a step cost besides its prompts is counted in, so limits settle where it fits."""
 
     def __init__(self, *, n_batch: int, step_s: float) -> None:
         """``step_s``: how long a step with prompts in it may take while answers stream."""
@@ -44,16 +76,20 @@ class Pace:
         self._step_s = step_s
         self._beside_decode = _Rate()
         self._alone = _Rate()
+        self._decode = DecodeCost()
 
     def observe(self, *, n_prompt: int, n_decoding: int, step_s: float) -> None:
         """A step with ``n_prompt`` tokens of prompts, and as many decoded ones, took ``step_s``."""
+        if n_prompt == 0:
+            self._decode.observe(n_decoding, step_s)
         if n_prompt >= min(MIN_CHUNK, self._n_batch):  # else all but nothing of it went into the prompt
             (self._beside_decode if n_decoding else self._alone).observe(n_prompt, step_s)
 
-    def limits(self, n_lanes: int = 1) -> PromptLimits:
+    def limits(self, n_lanes: int = 1) -> StepLimits:
         """The limits of one of ``n_lanes`` whose steps take turns: what streams in one waits for all others' steps."""
         beside_s = self._step_s / n_lanes
-        return PromptLimits(
+        return StepLimits(
             beside_decode=self._beside_decode.chunk(beside_s, self._n_batch),
             alone=self._alone.chunk(ALONE_STEP_S if n_lanes == 1 else beside_s, self._n_batch),
+            token_cost=self._decode.token_cost,
         )

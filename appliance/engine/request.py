@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from appliance.engine.backend import Backend
+from appliance.engine.backend import Backend, Sampled
 from appliance.engine.lane import Lane
 from appliance.engine.messages import Submit, TokenLogprob
 from appliance.engine.sequence import Sequence
@@ -32,10 +32,26 @@ class OpenRequest:
     # None until one computes with its adapter.
     lane: Lane | None = None
 
-    def go_on(
+    def go_on(self, sequence: Sequence, sampled: Sampled) -> tuple[str, tuple[TokenLogprob, ...], str | None]:
+        """What one of its sequences has come to with what was ``sampled``: the text that is certain, its tokens'
+        log-probabilities, and why it ends here if it does. Tokens behind that end are left out.
+        """
+        assert self.lane is not None, "nothing is sampled for a request that waits"
+        released, logprobs, reason = self._push(sequence, sampled.token, sampled.logprob)
+        for token, logprob in sampled.more:
+            if reason is not None:
+                return released, logprobs, reason
+            self.lane.scheduler.follow(sequence, token)
+            more, more_logprobs, reason = self._push(sequence, token, logprob)
+            released, logprobs = released + more, logprobs + more_logprobs
+        if sampled.is_complete and reason != "stop":  # also at the last token that was allowed
+            rest, rest_logprobs = self.text[sequence.index].finish()
+            return released + rest, logprobs + rest_logprobs, "stop"
+        return released, logprobs, reason
+
+    def _push(
         self, sequence: Sequence, token: int, logprob: TokenLogprob | None
     ) -> tuple[str, tuple[TokenLogprob, ...], str | None]:
-        """The text that is certain with one more token, its log-probabilities, and why it ends here if it does."""
         text = self.text[sequence.index]
         if self.backend.is_eog(token) and not self.submit.ignore_eos:
             return *text.finish(), "stop"

@@ -8,13 +8,16 @@ longer than one chunk.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from appliance.engine.order import FairOrder
 from appliance.engine.reuse import MIN_SHARED_TOKENS, PrefixReuse
 from appliance.engine.sequence import Sequence
 from appliance.engine.slots import Slots
-from appliance.engine.step import Chunk, PromptLimits, StepPlan
+from appliance.engine.speculation import with_drafts
+from appliance.engine.step import Chunk, StepLimits, StepPlan
 
 # Room left for each running sequence to go on before another is let in, lest it be preempted at once.
 HEADROOM_TOKENS = 16
@@ -23,6 +26,8 @@ MAX_PASSED_OVER = 16
 # What is freed before a seeded sequence starts, as a part of all cells: its attention rounds in the order of its cells,
 # and what is freed while it runs may lie below those that it has.
 EXACT_FREE_RATIO = 0.25
+
+_NONE_RIGHT: Mapping[Sequence, int] = MappingProxyType({})
 
 Scarce = Literal["slots", "cells"]
 
@@ -41,7 +46,9 @@ class Scheduler:
         exact_reuse: bool = True,
         prefix_reuse: bool = True,
         can_cut_prefix: bool = True,
+        n_outputs: int = 0,
     ) -> None:
+        """``n_outputs``: most tokens of a step behind which is sampled; those beyond one a sequence are for guesses."""
         if max_running > n_seq_max:
             raise ValueError(f"max_running={max_running} needs as many slots, there are {n_seq_max}")
         if max_running > min(n_batch, exact_batch or n_batch):
@@ -50,6 +57,7 @@ class Scheduler:
         self._n_batch = n_batch
         self._exact_batch = exact_batch
         self._max_running = max_running
+        self._n_outputs = n_outputs
         self._slots = Slots(n_ctx=n_ctx, n_seq_max=n_seq_max, can_cut=can_cut_prefix)
         self._order: FairOrder[Sequence] = FairOrder(max_running=max_running)
         self._reuse = PrefixReuse(
@@ -122,7 +130,7 @@ class Scheduler:
             self._slots.drop_checkpoints(sequence.slot, sequence.n_cached or 0)
         self._take_out(sequence, retain=False)
 
-    def schedule(self, limits: PromptLimits | None = None) -> StepPlan:
+    def schedule(self, limits: StepLimits | None = None) -> StepPlan:
         """The next step. Its chunks are empty if nothing can be computed, which is so only when idle."""
         self._slots.drop_unlikely(self._slots_of(self._running))
         self._make_room()
@@ -137,6 +145,9 @@ class Scheduler:
             n_spare -= n_forced
             chunks.append(self._chunk(sequence, n_forced + 1))
         prompts = [sequence for sequence in self._running if not sequence.is_decoding]
+        if limits is not None and not prompts:
+            n_drafts = min(n_spare, self._n_outputs - len(chunks), self._slots.n_free_cells - self._n_reserved)
+            chunks = with_drafts(chunks, n_drafts, limits.token_cost)
         budget = self._prompt_budget(sum(c.n_tokens for c in chunks), limits, exact=exact) if prompts else 0
         for sequence in self._order.by_urgency(prompts):
             n_tokens = min(sequence.n_to_compute, budget)
@@ -145,23 +156,34 @@ class Scheduler:
                 budget -= n_tokens
         return StepPlan(self._slots.take_operations(), tuple(chunks), exact)
 
-    def apply(self, plan: StepPlan, sampled: list[int]) -> None:
-        """Records that ``plan`` was computed and which token each chunk that wanted one got, in order."""
+    def apply(self, plan: StepPlan, sampled: list[int], n_right: Mapping[Sequence, int] = _NONE_RIGHT) -> None:
+        """Records that ``plan`` was computed and which token each chunk that wanted one got, in order.
+
+        ``n_right``: how many guesses of a sequence's draft were right, where some were; the tokens behind the first are
+        :meth:`follow`'s.
+        """
         self._is_admission_held = False
         self._order.step()
         tokens = iter(sampled)
         for chunk in plan.chunks:
             sequence = chunk.sequence
             computed = sequence.tokens[chunk.start : chunk.start + chunk.n_tokens]
+            if chunk.draft:
+                computed += chunk.draft[: n_right.get(sequence, 0)]
+                if len(computed) < chunk.n_tokens + len(chunk.draft):
+                    self._slots.cut(chunk.slot, chunk.start + len(computed))
             self._slots.tree.append(chunk.slot, computed, exact=plan.exact)
-            sequence.n_computed += chunk.n_tokens
+            sequence.n_computed += len(computed)
             self._reuse.computed(sequence)
-            self._order.charge(sequence, chunk.n_tokens)
+            self._order.charge(sequence, len(computed))
             if chunk.wants_logits:
                 sequence.tokens.append(next(tokens))
 
-    def force(self, sequence: Sequence, token: int) -> None:
-        """Goes on with a running sequence by a token that needed no sampling; it is computed with its next step."""
+    def follow(self, sequence: Sequence, token: int) -> None:
+        """Goes on with a running sequence by one more token than a step usually leads to.
+
+        A grammar forced it, and it is computed with the next step; or it was sampled behind a guess that was right.
+        """
         sequence.tokens.append(token)
 
     def yield_room(self) -> bool:
@@ -204,7 +226,7 @@ class Scheduler:
         """Most tokens of a step."""
         return min(self._n_batch, self._exact_batch) if exact and self._exact_batch else self._n_batch
 
-    def _prompt_budget(self, n_decoding: int, limits: PromptLimits | None, *, exact: bool) -> int:
+    def _prompt_budget(self, n_decoding: int, limits: StepLimits | None, *, exact: bool) -> int:
         n_room = self._n_step(exact=exact) - n_decoding
         # A seeded one's are always the same: where reused prefixes aren't exact, results depend on how a prompt is cut
         # into steps.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from appliance.engine.prompt_lookup import PromptLookup
+
 # Most tokens that follow one that was sampled without being sampled: a step bounds how long others wait.
 MAX_FORCED = 32
 
@@ -31,6 +33,9 @@ class Sequence:
     # A request with a seed: computed so that the same seed gives the same text (ARCHITECTURE.md, "Seeds").
     exact: bool = False
     top_logprobs: int | None = None
+    # Guesses how it goes on; None: nothing is guessed. And the most tokens that it may have: it guesses none beyond.
+    lookup: PromptLookup | None = None
+    n_most: int = 0
     slot: int | None = None
     # The slot in which it was when it made way for another.
     left_slot: int | None = None

@@ -25,8 +25,19 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """``slot`` keeps its first ``n_tokens`` tokens."""
+
+    slot: int
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     slot: int
+
+
+Operation = Copy | Cut | Release
 
 
 class Slots:
@@ -52,7 +63,7 @@ class Slots:
         # in a file, or need not be.
         self._reused: set[int] = set()
         self._settled: set[int] = set()
-        self._operations: list[Copy | Release] = []
+        self._operations: list[Operation] = []
 
     @property
     def n_free_cells(self) -> int:
@@ -136,6 +147,10 @@ class Slots:
         if is_awaited:
             self._awaited.add(slot)
         self._may_be_above_limit = True
+
+    def cut(self, slot: int, n_tokens: int) -> None:
+        """Frees the cells of guesses behind a slot's first ``n_tokens`` tokens. They are in no books."""
+        self._operations.append(Cut(slot, n_tokens))
 
     def no_longer_awaited(self, slot: int) -> None:
         """As if the slot had been retained after its sequence's end. It may have been freed meanwhile."""
@@ -227,7 +242,7 @@ class Slots:
             held.add(keep)
         return self.n_ctx - self.tree.n_held(held) >= n_cells
 
-    def take_operations(self) -> tuple[Copy | Release, ...]:
+    def take_operations(self) -> tuple[Operation, ...]:
         """What the backend has to do since the last call."""
         operations, self._operations = tuple(self._operations), []
         return operations

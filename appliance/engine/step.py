@@ -5,22 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from appliance.engine.sequence import Sequence
-from appliance.engine.slots import Copy, Release
+from appliance.engine.slots import Operation
 
 
 @dataclass(frozen=True, slots=True)
-class PromptLimits:
-    """Most prompt tokens in one step: beside sequences that decode, and where none does."""
+class StepLimits:
+    """Most prompt tokens in one step: ``beside_decode`` beside sequences that decode, and ``alone`` where none does.
+
+    ``token_cost``: what one more decoded token adds to a step, in parts of what a step costs besides its tokens.
+    """
 
     beside_decode: int
     alone: int
+    token_cost: float
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens ``start`` to ``start + n_tokens`` of a sequence; the last one is sampled if ``wants_logits``.
+    """Tokens ``start`` to ``start + n_tokens`` of a sequence; what follows is sampled if ``wants_logits``.
 
-    ``is_decode``: it goes on with an answer, or costs no more than that; else it computes a prompt.
+    ``is_decode``: it goes on with an answer, or costs no more than that; else it computes a prompt. ``draft`` are
+    guesses of what follows, which are computed too; what follows each is sampled as long as they are right.
     """
 
     sequence: Sequence
@@ -29,19 +34,24 @@ class Chunk:
     n_tokens: int
     wants_logits: bool
     is_decode: bool
+    draft: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
     """Memory operations in their order, then one batch."""
 
-    memory: tuple[Copy | Release, ...]
+    memory: tuple[Operation, ...]
     chunks: tuple[Chunk, ...]
     exact: bool
 
     @property
     def n_tokens(self) -> int:
-        return sum(chunk.n_tokens for chunk in self.chunks)
+        return sum(chunk.n_tokens + len(chunk.draft) for chunk in self.chunks)
+
+    @property
+    def has_drafts(self) -> bool:
+        return any(chunk.draft for chunk in self.chunks)
 
     @property
     def n_prompt_tokens(self) -> int:

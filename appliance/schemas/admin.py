@@ -40,6 +40,8 @@ class EngineWork(BaseModel):
     prompt_tokens_computed: int
     prompt_tokens_reused: int
     tokens_sampled: int
+    draft_tokens: int
+    draft_tokens_accepted: int
     preemptions: int
     evictions: int
 

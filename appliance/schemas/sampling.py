@@ -80,7 +80,8 @@ class SamplingFields(BaseModel):
 class GenerationFields(SamplingFields):
     """What chat and text completions ask for alike.
 
-    ``grammar`` is one in Lark, or in GBNF if it holds ``::=``; ``regex`` is for the whole text.
+    ``grammar`` is one in Lark, or in GBNF if it holds ``::=``; ``regex`` is for the whole text. ``speculation`` false:
+    it isn't guessed how the text goes on.
     """
 
     model: Text | None = None
@@ -90,6 +91,7 @@ class GenerationFields(SamplingFields):
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP)] | None = None
     max_tokens: MaxTokens = None
     ignore_eos: bool = False
+    speculation: bool = True
     response_format: ResponseFormat | None = None
     grammar: GrammarText | None = None
     regex: GrammarText | None = None

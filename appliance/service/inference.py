@@ -134,6 +134,7 @@ class Inference:
                 stop=request.stop_strings,
                 top_logprobs=top_logprobs,
                 ignore_eos=request.ignore_eos,
+                speculation=request.speculation,
                 echo=echo,
                 scope=context.scope,
                 key=context.tenant,

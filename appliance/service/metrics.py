@@ -38,6 +38,8 @@ _ENGINE_COUNTERS: tuple[tuple[str, str, Callable[[Load], float]], ...] = (
     ("engine_prompt_tokens_computed", "Prompt tokens in the steps.", lambda now: now.n_prompt_computed),
     ("engine_prompt_tokens_reused", "Prompt tokens taken from computed prefixes.", lambda now: now.n_prompt_reused),
     ("engine_tokens_sampled", "Tokens that the steps gave.", lambda now: now.n_sampled),
+    ("engine_draft_tokens", "Tokens that were guessed.", lambda now: now.n_drafted),
+    ("engine_draft_tokens_accepted", "Guessed tokens that were right.", lambda now: now.n_draft_accepted),
     ("preemptions", "Times a running sequence made way for others.", lambda now: now.n_preempted),
     ("evictions", "Times a retained sequence made room.", lambda now: now.n_evicted),
 )

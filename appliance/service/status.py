@@ -125,6 +125,8 @@ def _work(load: Load) -> EngineWork:
         prompt_tokens_computed=load.n_prompt_computed,
         prompt_tokens_reused=load.n_prompt_reused,
         tokens_sampled=load.n_sampled,
+        draft_tokens=load.n_drafted,
+        draft_tokens_accepted=load.n_draft_accepted,
         preemptions=load.n_preempted,
         evictions=load.n_evicted,
     )

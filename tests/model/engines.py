@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 from appliance.engine.core import EngineCore
@@ -45,12 +46,23 @@ def config(stored: StoredModel, **fields: Any) -> EngineConfig:
     return EngineConfig(**{**defaults, **fields})
 
 
-def engine(backend: LlamaBackend, *, n_batch: int = 512, prefix_reuse: bool = True) -> EngineCore:
+def engine(
+    backend: LlamaBackend, *, n_batch: int = 512, prefix_reuse: bool = True, speculation: bool = False
+) -> EngineCore:
     """A new engine over the loaded model; what another one retained is cleared from the KV cache."""
     for context in backend._contexts:
         for slot in range(backend.info.n_seq_max):
             context.release(slot)
-    return EngineCore(backend, n_batch=n_batch, max_running=8, prefix_reuse=prefix_reuse, on_ready=_compiled.release)
+    return EngineCore(
+        backend,
+        n_batch=n_batch,
+        max_running=8,
+        prefix_reuse=prefix_reuse,
+        speculation=speculation,
+        # Whether guesses pay depends on how long steps take: in no time they always do.
+        now=(lambda: 0.0) if speculation else time.monotonic,
+        on_ready=_compiled.release,
+    )
 
 
 def run(core: EngineCore, *messages: Submit) -> dict[str, list[Event]]:

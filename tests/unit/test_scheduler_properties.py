@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from appliance.engine import checkpoints
+from appliance.engine.prompt_lookup import PromptLookup
 from appliance.engine.sequence import Sequence
-from appliance.engine.slots import Copy, Release
+from appliance.engine.slots import Copy, Cut, Operation, Release
+from appliance.engine.step import StepLimits
 from tests.factories import scheduler, sequence
 
 N_CTX = 60
 N_BATCH = 12
 EXACT_BATCH = 8
+N_OUTPUTS = 7
 KEYS = {"a": "own", "b": "common", "c": "common"}  # keys and their cache scopes
 
 
@@ -27,13 +30,16 @@ class Memory:
         self.can_cut = can_cut
         self.slots: dict[int, list[int]] = {}
 
-    def run(self, memory: tuple[Copy | Release, ...]) -> None:
+    def run(self, memory: tuple[Operation, ...]) -> None:
         for operation in memory:
             match operation:
                 case Copy(source, target, n_tokens):
                     assert not self.slots.get(target), "copied over a slot in use"
                     assert len(self.slots[source]) == n_tokens or (self.can_cut and len(self.slots[source]) > n_tokens)
                     self.slots[target] = self.slots[source][:n_tokens]
+                case Cut(slot, n_tokens):
+                    assert len(self.slots[slot]) > n_tokens, "nothing to cut"
+                    del self.slots[slot][n_tokens:]
                 case Release(slot):
                     self.slots.pop(slot, None)
 
@@ -53,6 +59,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             exact_reuse=exact_reuse,
             prefix_reuse=prefix_reuse,
             can_cut_prefix=can_cut_prefix,
+            n_outputs=N_OUTPUTS,
         )
         self.memory = Memory(can_cut=can_cut_prefix)
         self.open: list[Sequence] = []
@@ -68,8 +75,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         weight=st.sampled_from([0.5, 1.0, 4.0]),
         is_batch=st.booleans(),
         exact=st.booleans(),
+        may_guess=st.booleans(),
     )
-    def submit(self, prompt: list[int], n: int, key: str, weight: float, is_batch: bool, exact: bool) -> None:
+    def submit(
+        self, prompt: list[int], n: int, key: str, weight: float, is_batch: bool, exact: bool, may_guess: bool
+    ) -> None:
         request_id = f"r{len(self.scopes)}-{next(self.numbers)}"
         for index in range(n):
             seq = sequence(
@@ -82,6 +92,9 @@ class SchedulerMachine(RuleBasedStateMachine):
                 is_batch=is_batch,
                 exact=exact,
             )
+            seq.n_most = N_CTX - 1
+            if may_guess:
+                seq.lookup = PromptLookup(seq.tokens, len(prompt))
             self.sched.add(seq)
             self.open.append(seq)
 
@@ -98,12 +111,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.sched.discard(seq)
         self.open.remove(seq)
 
-    @rule(token=st.integers(0, 2), n_forced=st.integers(0, 3))
-    def step(self, token: int, n_forced: int = 0) -> None:
-        plan = self.sched.schedule()
+    @rule(token=st.integers(0, 2), n_forced=st.integers(0, 3), n_right=st.integers(0, 5))
+    def step(self, token: int, n_forced: int = 0, n_right: int = 0) -> None:
+        """``n_right`` guesses of each sequence turn out right, if it has as many."""
+        plan = self.sched.schedule(StepLimits(beside_decode=N_BATCH, alone=N_BATCH, token_cost=0.0))
+        assert sum(1 + len(chunk.draft) for chunk in plan.chunks if chunk.wants_logits) <= N_OUTPUTS
         assert plan.n_tokens <= (EXACT_BATCH if plan.exact else N_BATCH)
         assert len({chunk.slot for chunk in plan.chunks}) == len(plan.chunks), "two chunks in one slot"
         assert bool(plan.chunks) == bool(self.open), "a step computes something unless nothing is asked for"
+        assert self.sched.n_cells_used + plan.n_tokens <= N_CTX
         self.memory.run(plan.memory)
         for operation in plan.memory:
             match operation:
@@ -118,11 +134,21 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert held == seq.tokens[: chunk.start], "the cache holds something else than the sequence's beginning"
             held += seq.tokens[chunk.start : chunk.start + chunk.n_tokens]
             assert chunk.wants_logits == (len(held) == len(seq.tokens))
-        self.sched.apply(plan, [token for chunk in plan.chunks if chunk.wants_logits])
+            assert not chunk.draft or (chunk.wants_logits and seq.lookup is not None)
+            assert len(seq.tokens) + len(chunk.draft) < seq.n_most or not chunk.draft, "no room for what it leads to"
+            held += chunk.draft
+        right = {chunk.sequence: chunk.draft[:n_right] for chunk in plan.chunks if chunk.draft}
+        followed = {seq: [*draft, token] for seq, draft in right.items()}
+        wanting = [chunk.sequence for chunk in plan.chunks if chunk.wants_logits]
+        firsts = [followed.get(seq, [token])[0] for seq in wanting]
+        self.sched.apply(plan, firsts, {seq: len(draft) for seq, draft in right.items()})
+        for seq, tokens in followed.items():
+            for one in tokens[1:]:
+                self.sched.follow(seq, one)
         for chunk in plan.chunks:
-            if chunk.wants_logits:  # a grammar may want more behind it
+            if chunk.wants_logits and not chunk.draft:  # a grammar may want more behind it
                 for _ in range(min(n_forced, N_CTX - 1 - len(chunk.sequence.tokens))):
-                    self.sched.force(chunk.sequence, token)
+                    self.sched.follow(chunk.sequence, token)
         self.sched.check_integrity()
         for seq in list(self.open):
             if seq.n_completion >= 20 or len(seq.tokens) > N_CTX - 1:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
@@ -26,8 +29,8 @@ from appliance.engine.llama.threads import ComputeThreads
 from appliance.engine.messages import EngineConfig, PromptPart, TokenLogprob
 from appliance.engine.params import SamplingParams
 from appliance.engine.sequence import Sequence
-from appliance.engine.slots import Copy, Release
-from appliance.engine.step import StepPlan
+from appliance.engine.slots import Operation
+from appliance.engine.step import Chunk, StepPlan
 from appliance.errors import EngineFailed
 
 DEFAULT_N_CTX = 8192
@@ -90,6 +93,7 @@ class LlamaBackend:
             n_ctx_train=self._model.n_ctx_train,
             n_vocab=self._model.n_vocab,
             n_seq_max=n_slots,
+            n_outputs=self._context.n_outputs_max,
             can_cut_prefix=self._model.can_cut_memory,
             exact_batch=EXACT_BATCH if can_be_exact else None,
             # Kernels of recurrent layers round by how a prompt is cut into steps.
@@ -177,10 +181,10 @@ class LlamaBackend:
         # With several threads, llama.cpp cuts the cells of a lone token's attention among them.
         needs_company = plan.exact and self._n_threads > 1
         outputs = self._context.decode(plan.chunks, lone_slot=self._lone_slot if needs_company else None)
-        wanting = [chunk.sequence for chunk in plan.chunks if chunk.wants_logits]
+        wanting = [chunk for chunk in plan.chunks if chunk.wants_logits]
         return self._sample_all(wanting, outputs) if outputs else []
 
-    def apply_memory(self, operations: tuple[Copy | Release, ...], lane: int) -> None:
+    def apply_memory(self, operations: tuple[Operation, ...], lane: int) -> None:
         self._contexts[lane].apply_memory(operations)
 
     def state_bytes(self, slot: int, lane: int) -> int:
@@ -192,11 +196,27 @@ class LlamaBackend:
     def restore_state(self, slot: int, lane: int, state: memoryview, n_tokens: int) -> bool:
         return self._contexts[lane].restore_state(slot, state, n_tokens)
 
-    def _sample_all(self, sequences: list[Sequence], outputs: list[int]) -> list[Sampled]:
-        """``outputs``: the sequences' indices in the batch, in its order."""
+    def _sample_all(self, chunks: list[Chunk], outputs: list[int]) -> list[Sampled]:
+        """``outputs``: the indices in the batch of what the chunks want, in its order."""
         logits = self._context.logits(len(outputs))
         best = logits.argmax(axis=1).tolist()
-        return list(map(self._sample, sequences, outputs, logits, best))
+        if len(outputs) == len(chunks):
+            return list(map(self._sample, [chunk.sequence for chunk in chunks], outputs, logits, best))
+        rows = iter(zip(outputs, logits, best, strict=True))
+        return [self._sample_draft(chunk, list(islice(rows, 1 + len(chunk.draft)))) for chunk in chunks]
+
+    def _sample_draft(self, chunk: Chunk, rows: list[tuple[int, Logits, int]]) -> Sampled:
+        """What follows a chunk's last token, and as long as that is as guessed, each guess."""
+        first, *following = self._sample_while_right(chunk, rows)
+        return replace(first, following=tuple(following)) if following else first
+
+    def _sample_while_right(self, chunk: Chunk, rows: list[tuple[int, Logits, int]]) -> Iterator[Sampled]:
+        guesses = (*chunk.draft, None)
+        for guess, row in zip(guesses, rows, strict=True):
+            sampled = self._sample(chunk.sequence, *row)
+            yield sampled
+            if sampled.error is not None or sampled.token != guess or self._model.is_eog(sampled.token):
+                return
 
     def _sample(self, sequence: Sequence, output: int, logits: Logits, best: int) -> Sampled:
         """``output`` is the sequence's index in the batch; ``best`` has the greatest of its ``logits``."""

@@ -13,7 +13,7 @@ from appliance.engine.llama.library import lib
 from appliance.engine.llama.load_log import LoadLog
 from appliance.engine.llama.model import Model
 from appliance.engine.llama.threads import ComputeThreads
-from appliance.engine.slots import Copy, Release
+from appliance.engine.slots import Copy, Cut, Operation, Release
 from appliance.engine.step import Chunk
 from appliance.errors import EngineFailed
 
@@ -93,7 +93,7 @@ class Context:
         self._can_cut = model.can_cut_memory
         # Views of the output buffer by its address and their rows: to make one costs more than to use it.
         self._logits: dict[tuple[int, int], Logits] = {}
-        self._n_outputs_max = n_outputs_max
+        self.n_outputs_max = n_outputs_max
         with LoadLog() as log:
             self.handle: Any = lib.llama_init_from_model(model.handle, params)
         if not self.handle:
@@ -124,13 +124,15 @@ class Context:
         computing = tuple(buffer for buffer in log.buffers if buffer.kind == "compute")
         self.buffers = tuple(buffer for buffer in self.buffers if buffer.kind != "compute") + computing
 
-    def apply_memory(self, operations: tuple[Copy | Release, ...]) -> None:
-        """Copies and frees sequences, in this order."""
+    def apply_memory(self, operations: tuple[Operation, ...]) -> None:
+        """Copies, cuts and frees sequences, in this order."""
         for operation in operations:
             match operation:
                 case Copy(source, target, n_tokens):
                     end = n_tokens if self._can_cut else -1  # some kinds of memory abort at any other end
                     lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
+                case Cut(slot, n_tokens):
+                    lib.llama_memory_seq_rm(self._memory, slot, n_tokens, -1)
                 case Release(slot):
                     self.release(slot)
 
@@ -172,10 +174,13 @@ class Context:
         for chunk in chunks:
             end = chunk.start + chunk.n_tokens
             tokens += chunk.sequence.tokens[chunk.start : end]
-            positions += range(chunk.start, end)
-            slots += [chunk.slot] * chunk.n_tokens
             if chunk.wants_logits:
-                outputs.append(len(tokens) - 1)
+                outputs += range(len(tokens) - 1, len(tokens) + len(chunk.draft))
+            if chunk.draft:
+                tokens += chunk.draft
+                end += len(chunk.draft)
+            positions += range(chunk.start, end)
+            slots += [chunk.slot] * (end - chunk.start)
         has_prompts = len(tokens) > len(chunks)
         if len(tokens) == 1 and lone_slot is not None:
             tokens.append(tokens[0])
@@ -219,7 +224,7 @@ class Context:
         key = _get_logits(self.handle), n_outputs
         logits = self._logits.get(key)
         if logits is None:
-            if len(self._logits) > self._n_outputs_max:  # llama.cpp has moved its output buffer
+            if len(self._logits) > self.n_outputs_max:  # llama.cpp has moved its output buffer
                 self._logits.clear()
             values = (ctypes.c_float * (n_outputs * self._n_vocab)).from_address(key[0])
             logits = self._logits[key] = np.ctypeslib.as_array(values).reshape(n_outputs, self._n_vocab)
