@@ -53,7 +53,6 @@ class BackendInfo:
     n_ctx_train: int
     n_vocab: int
     n_seq_max: int
-    n_outputs: int
     can_cut_prefix: bool
     exact_batch: int | None
     exact_reuse: bool
@@ -61,6 +60,7 @@ class BackendInfo:
     device: str
     n_lanes: int = 1
     adapters: frozenset[str] = frozenset()
+    n_outputs: int = 0
     buffers: tuple[Buffer, ...] = ()
     anonymous_bytes: int = 0
     n_gpu_layers: int = 0
