@@ -9,6 +9,7 @@ from bench.workloads.gateway import Gateway
 from bench.workloads.http import DISTINCT_CONTEXTS, LONG_PROMPT, ONE_STREAM, SHARED_PREFIX, clients
 from bench.workloads.idle import Idle
 from bench.workloads.response_cache import ResponseCache
+from bench.workloads.speculation import SPECULATION
 from bench.workloads.structured import STRUCTURED
 from bench.workloads.vocabulary import Vocabulary
 
@@ -27,6 +28,7 @@ def all_workloads(*, is_quick: bool) -> tuple[Workload, ...]:
         clients(32, 32 if is_quick else 64),
         SHARED_PREFIX,
         STRUCTURED,
+        SPECULATION,
         Fairness(),
         EngineLoop(),
         Gateway(),
