@@ -12,6 +12,7 @@ from appliance.engine.backend import BackendFatal, BadBatch, KVCacheFull
 from appliance.engine.llama.library import lib
 from appliance.engine.llama.load_log import LoadLog
 from appliance.engine.llama.model import Model
+from appliance.engine.llama.sequence_ids import SequenceIds
 from appliance.engine.llama.threads import ComputeThreads
 from appliance.engine.slots import Copy, Cut, Operation, Release
 from appliance.engine.step import Chunk
@@ -46,12 +47,12 @@ class Batch:
         ):
             setattr(self.struct, name, array.ctypes.data_as(ctypes.POINTER(kind)))
 
-    def fill(self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int]) -> None:
+    def fill(self, tokens: list[int], positions: list[int], sequences: list[int], outputs: list[int]) -> None:
         """Sets the batch's tokens, each one's position and sequence, and the indices of those that want logits."""
         n_tokens = len(tokens)
         self._tokens[:n_tokens] = tokens
         self._pos[:n_tokens] = positions
-        self._seq_id[:n_tokens] = slots
+        self._seq_id[:n_tokens] = sequences
         self._wants_logits[:n_tokens] = 0
         self._wants_logits[outputs] = 1
         self.struct.n_tokens = n_tokens
@@ -74,6 +75,8 @@ class Context:
         type_v: str = "f16",
     ) -> None:
         """``n_outputs_max`` tokens of a batch may want logits. ``type_k`` and ``type_v`` are names of ``CACHE_TYPES``.
+
+        The last of ``n_seq_max`` sequences is nobody's slot: it holds nothing between steps.
 
         Raises:
             EngineOutOfMemory: there is no memory for it.
@@ -101,6 +104,7 @@ class Context:
         self.buffers = log.buffers
         self.n_ctx: int = lib.llama_n_ctx(self.handle)
         self._memory: Any = lib.llama_get_memory(self.handle)
+        self._ids = SequenceIds(self._memory, n_seq_max, is_recurrent=model.is_recurrent)
         self._threads = threads
         threads.attach(self.handle)
         self._batch = Batch(n_batch + 1)
@@ -130,33 +134,35 @@ class Context:
             match operation:
                 case Copy(source, target, n_tokens):
                     end = n_tokens if self._can_cut else -1  # some kinds of memory abort at any other end
-                    lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
+                    lib.llama_memory_seq_cp(self._memory, self._ids[source], self._ids[target], 0, end)
                 case Cut(slot, n_tokens):
-                    lib.llama_memory_seq_rm(self._memory, slot, n_tokens, -1)
+                    lib.llama_memory_seq_rm(self._memory, self._ids[slot], n_tokens, -1)
                 case Release(slot):
                     self.release(slot)
 
     def release(self, slot: int) -> None:
-        if not lib.llama_memory_seq_rm(self._memory, slot, -1, -1):
-            raise BackendFatal(f"llama_memory_seq_rm refused to free sequence {slot}")
+        if not lib.llama_memory_seq_rm(self._memory, self._ids[slot], -1, -1):
+            raise BackendFatal(f"llama_memory_seq_rm refused to free slot {slot}")
 
     def state_bytes(self, slot: int) -> int:
         """How large a copy of what the KV cache holds of ``slot`` is."""
-        return int(lib.llama_state_seq_get_size(self.handle, slot))
+        return int(lib.llama_state_seq_get_size(self.handle, self._ids[slot]))
 
     def copy_state(self, slot: int, target: memoryview) -> bool:
         """Copies what the KV cache holds of ``slot``; false if that isn't as large as ``target``."""
-        return bool(lib.llama_state_seq_get_data(self.handle, _bytes_of(target), len(target), slot) == len(target))
+        n_copied = lib.llama_state_seq_get_data(self.handle, _bytes_of(target), len(target), self._ids[slot])
+        return bool(n_copied == len(target))
 
     def restore_state(self, slot: int, state: memoryview, n_tokens: int) -> bool:
         """Fills ``slot`` with the first ``n_tokens`` tokens of a copy; false if it is none of such a KV cache."""
-        if lib.llama_state_seq_set_data(self.handle, _bytes_of(state), len(state), slot) != len(state):
+        number = self._ids[slot]
+        if lib.llama_state_seq_set_data(self.handle, _bytes_of(state), len(state), number) != len(state):
             self.release(slot)
             return False
-        last = lib.llama_memory_seq_pos_max(self._memory, slot)
+        last = lib.llama_memory_seq_pos_max(self._memory, number)
         if last + 1 > n_tokens:
-            lib.llama_memory_seq_rm(self._memory, slot, n_tokens, -1)
-            last = lib.llama_memory_seq_pos_max(self._memory, slot)
+            lib.llama_memory_seq_rm(self._memory, number, n_tokens, -1)
+            last = lib.llama_memory_seq_pos_max(self._memory, number)
         if last + 1 != n_tokens:
             self.release(slot)
             return False
@@ -169,8 +175,9 @@ class Context:
         """
         tokens: list[int] = []
         positions: list[int] = []
-        slots: list[int] = []
+        numbers: list[int] = []
         outputs: list[int] = []
+        self._ids.line_up([chunk.slot for chunk in chunks])
         for chunk in chunks:
             end = chunk.start + chunk.n_tokens
             tokens += chunk.sequence.tokens[chunk.start : end]
@@ -180,13 +187,13 @@ class Context:
                 tokens += chunk.draft
                 end += len(chunk.draft)
             positions += range(chunk.start, end)
-            slots += [chunk.slot] * (end - chunk.start)
+            numbers += [self._ids[chunk.slot]] * (end - chunk.start)
         has_prompts = len(tokens) > len(chunks)
         if len(tokens) == 1 and lone_slot is not None:
             tokens.append(tokens[0])
             positions.append(0)
-            slots.append(lone_slot)
-        self._batch.fill(tokens, positions, slots, outputs)
+            numbers.append(self._ids[lone_slot])
+        self._batch.fill(tokens, positions, numbers, outputs)
         try:
             self._threads.begin_step(self.handle, has_prompts=has_prompts)
             self._decode()

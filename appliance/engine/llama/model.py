@@ -90,6 +90,11 @@ class Model:
         lib.llama_model_free(self.handle)
 
     @property
+    def is_recurrent(self) -> bool:
+        """Whether it has no attention at all: a sequence's memory is one state."""
+        return bool(lib.llama_model_is_recurrent(self.handle))
+
+    @property
     def can_cut_memory(self) -> bool:
         """Whether the KV cache can be cut at any position.
 
@@ -98,7 +103,7 @@ class Model:
         """
         if lib.llama_model_n_swa(self.handle) > 0:
             return False
-        return not (lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle))
+        return not (self.is_recurrent or lib.llama_model_is_hybrid(self.handle))
 
     def tokenize(self, parts: tuple[PromptPart, ...]) -> list[int]:
         """The tokens of the parts as one text; control tokens are recognised in template parts only."""
