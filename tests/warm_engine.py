@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 from appliance.engine.backend import Backend
 from appliance.engine.core import EngineCore
@@ -36,10 +37,11 @@ class Engine:
         max_bytes: int = 1 << 20,
         key: KVKey = KEY,
         model: Backend | None = None,
+        **backend: Any,
     ) -> None:
-        """``model``: another one than the fake."""
+        """``backend``: how the fake one is. ``model``: another one than that."""
         self.clock = Clock()
-        self.backend = FakeBackend(n_ctx=n_ctx, n_ctx_train=n_ctx)
+        self.backend = FakeBackend(n_ctx=n_ctx, n_ctx_train=n_ctx, **backend)
         self.folder = KVFolder(root, key, max_bytes=max_bytes, min_free_bytes=0)
         self.woken = threading.Event()
         self.keeper = KVKeeper(self.folder, self.woken.set, now=self.clock)

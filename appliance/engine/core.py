@@ -157,7 +157,7 @@ class EngineCore:
     def _look_on_disk(self, message: Submit, tokens: list[int]) -> Wait | None:
         if self._warm is None or message.params.seed is not None:  # it may take nothing from another process
             return None
-        lane = self._lanes.bound_to(message.adapter)
+        lane = self._lanes.bound_now(message.adapter)
         return None if lane is None else self._warm.look(lane, message.scope, tokens)
 
     def close(self) -> None:

@@ -69,6 +69,10 @@ class Lanes:
         """The lane in which a new request would be computed with this adapter at once; None: there is none yet."""
         return next((lane for lane in self._lanes if lane.adapter == adapter and lane is not self._leaving), None)
 
+    def bound_now(self, adapter: str) -> Lane | None:
+        """As :meth:`bound_to`; an idle lane is bound to it if there is none and nobody waits for one."""
+        return self.bound_to(adapter) or (None if self._waiting else self._take_idle(adapter))
+
     def add(self, request: OpenRequest) -> None:
         """Queues a request's sequences in the lane of its adapter, or keeps it until there is one."""
         lane = self.bound_to(request.submit.adapter)

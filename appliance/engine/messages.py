@@ -32,7 +32,10 @@ class WarmTierConfig(msgspec.Struct, frozen=True):
 
 
 class AdapterConfig(msgspec.Struct, frozen=True, array_like=True):
-    """A LoRA adapter: ``id`` is what :class:`Submit` calls it by, ``name`` what people do."""
+    """A LoRA adapter: ``id`` is what :class:`Submit` calls it by, ``name`` what people do.
+
+    The ``id`` stands for its bytes and its scale: what was computed with it is kept on disk under that.
+    """
 
     id: str
     name: str

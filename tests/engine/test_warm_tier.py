@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,42 @@ def test_an_engine_of_another_build_begins_anew(saved: Path) -> None:
     engine = Engine(saved, key=KVKey("5ha", "other", "f16", "f16"))
     assert n_cached(engine.run(submit(LONG))) == [0]
     assert file_in(saved).exists()
+
+
+def test_what_one_adapter_has_computed_is_for_no_other(tmp_path: Path) -> None:
+    lanes: dict[str, Any] = {"n_lanes": 2, "adapters": ("A", "B")}
+    engine = Engine(tmp_path, **lanes)
+    engine.run(submit(LONG, adapter="A", max_tokens=1))
+    engine.core.save_all(20)
+    again = Engine(tmp_path, **lanes)
+    cached = [n_cached(again.run(submit(LONG, adapter=adapter, max_tokens=1))) for adapter in ("", "B", "A")]
+    assert cached == [[0], [0], [400]]
+
+
+def test_a_lane_that_has_another_adapter_now_gets_nothing_of_it(tmp_path: Path) -> None:
+    lanes: dict[str, Any] = {"n_lanes": 2, "adapters": ("A", "B")}
+    engine = Engine(tmp_path, **lanes)
+    engine.run(submit(LONG, adapter="A", max_tokens=1))
+    engine.core.save_all(20)
+    again = Engine(tmp_path, **lanes)
+    again.core.submit(submit(LONG, request_id="r", adapter="A", max_tokens=2))
+    again.core.submit(submit("a", adapter="B", max_tokens=100, ignore_eos=True))
+    again.wait()
+    assert again.core.submit_ready() == [Accepted("r", 401)]
+    assert text(again.run(), "r") == "bc"
+    assert again.counts.n_restored == 0
+
+
+def test_what_can_not_be_cut_is_used_as_a_whole(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, can_cut_prefix=False)
+    engine.run(submit(LONG, max_tokens=1))
+    engine.core.save_all(20)
+    again = Engine(tmp_path, can_cut_prefix=False)
+    events = again.run(submit("1" * 300 + "x", request_id="r", max_tokens=2))
+    assert text(events, "r") == "yz"
+    assert n_cached(events)[0] < 300  # at most a checkpoint
+    (cached,) = n_cached(again.run(submit(LONG + "2" * 20, max_tokens=1)))
+    assert cached > 300
 
 
 def test_a_damaged_file_is_removed_and_its_prompt_computed(saved: Path) -> None:
