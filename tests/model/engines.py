@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+from appliance.engine.client import EngineClient, EngineProcess
 from appliance.engine.core import EngineCore
 from appliance.engine.llama.backend import LlamaBackend
 from appliance.engine.messages import EngineConfig, Event, Finished, Piece, Submit
@@ -25,6 +28,17 @@ SAFE_PROMPTS = [
 
 
 _compiled = threading.Semaphore(0)
+
+
+@asynccontextmanager
+async def started(config: EngineConfig, module: str = "appliance.engine.llama") -> AsyncIterator[EngineClient]:
+    """A real engine process."""
+    client = EngineClient(EngineProcess(config, log_level="info", log_format="console", module=module), max_open=8)
+    try:
+        yield client
+    finally:
+        client.kill("was ended by the test")
+        await client.ended()
 
 
 def config(stored: StoredModel, **fields: Any) -> EngineConfig:

@@ -6,30 +6,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import msgspec
 import psutil
 import pytest
 
-from appliance.engine.client import EngineClient, EngineProcess, EventStream
-from appliance.engine.messages import EngineConfig, Finished
+from appliance.engine.client import EventStream
+from appliance.engine.messages import Finished
 from appliance.errors import EngineCrashed, EngineFailed, EngineOutOfMemory
 from appliance.models.store import StoredModel
 from tests.factories import submit
-from tests.model.engines import config
+from tests.model.engines import config, started
 from tests.server import ROOT
-
-
-@asynccontextmanager
-async def started(config: EngineConfig, module: str = "appliance.engine.llama") -> AsyncIterator[EngineClient]:
-    client = EngineClient(EngineProcess(config, log_level="info", log_format="console", module=module), max_open=8)
-    try:
-        yield client
-    finally:
-        client.kill("was ended by the test")
-        await client.ended()
 
 
 async def last_event(stream: EventStream) -> Finished:
