@@ -58,6 +58,11 @@ class ModelSettings(BaseModel):
     type_k: CacheType | None = None
     type_v: CacheType | None = None
     max_running: Annotated[int | None, Field(ge=1, le=128)] = None
+    max_adapters: Annotated[int | None, Field(ge=0, le=16)] = None
+    adapter_scales: Annotated[
+        dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]],
+        Field(description="How strong an adapter is, by its name; those that are left out: 1."),
+    ] = {}
     require_gpu: bool | None = None
     ttl_s: Annotated[float | None, Field(gt=0)] = None
     pinned: Annotated[bool, Field(description="Never unloaded to make room for another.")] = False
@@ -162,6 +167,14 @@ class Settings(BaseSettings):
         int,
         Field(ge=1, le=128, description="Most sequences computed at the same time; above 63, seeds are not exact."),
     ] = 32
+    max_adapters: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=16,
+            description="Most LoRA adapters of a model computed with at the same time, each in a context of its own.",
+        ),
+    ] = 2
     max_waiting: Annotated[
         int,
         Field(ge=0, le=100_000, description="Most requests queued for a model; more are refused with 429."),

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFReader, GGUFWriter
 
+from appliance.engine.messages import AdapterConfig
+from appliance.files import sha256_of
+
 # What PEFT adapts of a Llama unless it is told otherwise.
 _TARGETS = re.compile(r"blk\.\d+\.attn_(q|v)\.weight")
 
 
-def write_adapter(base: Path, path: Path, *, seed: int, rank: int = 8, strength: float = 0.02) -> None:
-    """``strength``: the size of what it adds to a projection of a vector whose numbers are about 1."""
+def write_adapter(base: Path, path: Path, *, seed: int, rank: int = 8, strength: float = 0.02) -> AdapterConfig:
+    """The adapter, named as its file. ``strength``: how large what it adds to a projection of numbers about 1 is."""
     reader = GGUFReader(base)
     architecture = reader.fields["general.architecture"].contents()
     numbers = np.random.default_rng(seed)
@@ -33,3 +36,4 @@ def write_adapter(base: Path, path: Path, *, seed: int, rank: int = 8, strength:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return AdapterConfig(path.stem, str(path), sha256_of(path))

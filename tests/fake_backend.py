@@ -1,5 +1,7 @@
 """A backend whose model repeats the alphabet: the next token is the letter behind the last one, ``z`` ends.
 
+With an adapter it answers in capitals.
+
 It keeps the books of a KV cache and refuses what a real one would, so that the engine's loop can be tested without
 a model. Tokens are bytes; token 0 ends a generation.
 
@@ -198,6 +200,7 @@ class FakeBackend:
         if self._model.step_s:
             time.sleep(self._model.step_s)
         self.apply_memory(plan.memory, lane)
+        self._is_adapted = bool(self.bound[lane])
         if self.errors:
             raise self.errors.pop(0)
         results = []
@@ -236,10 +239,12 @@ class FakeBackend:
                 time.sleep(_LOOK_S)
 
     def _next(self, tokens: list[int], constraint: Constraint | None, *, with_logprob: bool) -> Sampled:
-        last = tokens[-1]
+        last = ord(chr(tokens[-1]).lower()) if self._is_adapted else tokens[-1]
         if last == ord("!"):
             return Sampled(0, error="the fake model is damaged")
         token = END if last == ord("z") else last + 1 if ord("a") <= last < ord("z") else ord("a")
+        if self._is_adapted and token != END:
+            token = ord(chr(token).upper())
         if constraint is None:
             return Sampled(token, TokenLogprob(bytes([token]), -0.5) if with_logprob else None)
         if not constraint.allows(token):
@@ -279,6 +284,8 @@ def load_fake(
         n_ctx_train=model.n_ctx_train or n_ctx,
         n_seq_max=config.max_running + 2,
         n_gpu_layers=n_gpu_layers,
+        n_lanes=config.n_contexts,
+        adapters=tuple(adapter.id for adapter in config.adapters),
         model=model,
     )
     return contextlib.nullcontext(backend)

@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 
 from appliance.hardware.shape import LayerShape, ModelShape
+from appliance.models.beside import of_adapter
 from appliance.models.gguf_header import GGUFHeader
-from appliance.models.lock import SCHEMA, Entry, FileSource, Gguf, Version
+from appliance.models.lock import SCHEMA, Adapter, AdapterFile, Entry, FileSource, Gguf, HubSource, Version
 from appliance.models.lock_file import change_lock, with_entry
 from appliance.models.store import RECORD_SCHEMA, Record
 
@@ -45,8 +46,12 @@ def publish_fakes(
     shapes: Mapping[str, ModelShape] | None = None,
     n_versions: int = 1,
     aliases: Mapping[str, tuple[str, ...]] | None = None,
+    adapters: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
-    """Writes ``models.lock`` and a store for ``models`` into ``folder``; the newest version is :func:`digest`'s 0."""
+    """Writes ``models.lock`` and a store for ``models`` into ``folder``; the newest version is :func:`digest`'s 0.
+
+    ``adapters`` are those of each model's newest version.
+    """
     lock = folder / "models.lock"
     lock.write_text(f"schema = {SCHEMA}\n")
     for name, header in models.items():
@@ -54,8 +59,10 @@ def publish_fakes(
         versions = []
         for number in range(n_versions):
             gguf = Gguf(digest(name, number), 4, chat_template_sha256=template, n_ctx_train=header.n_ctx_train)
-            versions.append(Version(FileSource(f"{name}.gguf"), "F32", gguf=gguf))
             _publish(folder, name, number, header, (shapes or {}).get(name, ModelShape()))
+            adapted = (adapters or {}).get(name, ()) if number == 0 else ()
+            made = tuple(_publish_adapter(folder, name, adapter) for adapter in adapted)
+            versions.append(Version(FileSource(f"{name}.gguf"), "F32", gguf=gguf, adapters=made))
         entry = Entry(name, "unknown", tuple(versions), aliases=(aliases or {}).get(name, ()), note=note)
         change_lock(lock, lambda before, entry=entry: with_entry(before, entry))  # type: ignore[misc]
 
@@ -63,6 +70,16 @@ def publish_fakes(
 def digest(name: str, number: int = 0) -> str:
     """What stands for the hash of a version's file."""
     return hashlib.sha256(f"{name}{number or ''}".encode()).hexdigest()
+
+
+def _publish_adapter(folder: Path, name: str, adapter: str) -> Adapter:
+    content = f"{name}:{adapter}".encode()
+    gguf = AdapterFile(hashlib.sha256(content).hexdigest(), len(content))
+    found = Adapter(adapter, HubSource("org/lora", revision="0" * 40), gguf=gguf)
+    path = folder / name / digest(name)[:12] / of_adapter(found).path
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return found
 
 
 def _publish(folder: Path, name: str, number: int, header: GGUFHeader, shape: ModelShape) -> None:

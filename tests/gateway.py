@@ -107,20 +107,27 @@ async def run_gateway(
     is_loaded: bool = True,
     own: dict[str, ModelSettings] | None = None,
     cache: ResponseCache | None = None,
+    adapters: tuple[str, ...] = (),
 ) -> AsyncIterator[Gateway]:
     """A gateway that is ready, unless not ``is_loaded``. Its admin token is in ``gateway.admin``.
 
     ``models``: the bytes of each, of which the first is the default; ``headers`` names models of different headers
     instead. ``limits``: the bytes of each device. ``orders`` are
     fields of :class:`FakeModel` for each model, by its name or NAME@VERSION; they may be changed while it runs.
-    ``own``: settings of single models. ``cache``: a response cache, which the caller starts and stops.
+    ``own``: settings of single models. ``adapters``: those of the only model. ``cache``: a response cache, which the
+    caller starts and stops.
     """
     config = config or engine_config()
     orders = orders if orders is not None else {}
 
     def spawn(spec: ModelSpec, fit: Fit) -> EngineProcess:
         found = orders.get(spec.key, orders.get(spec.stored.name))
-        told = msgspec.structs.replace(config, pooling=spec.stored.record.header.pooling)
+        told = msgspec.structs.replace(
+            config,
+            pooling=spec.stored.record.header.pooling,
+            adapters=spec.adapters,
+            n_contexts=fit.run.n_contexts,
+        )
         if found is not None:
             told = msgspec.structs.replace(told, model_path=fake_path(**found))
         return EngineProcess(told, log_level="info", log_format="console", module=module)
@@ -130,7 +137,12 @@ async def run_gateway(
         sizes = models or dict.fromkeys(headers or (MODEL,), 0)
         shapes = {name: shape(n_bytes) for name, n_bytes in sizes.items()}
         publish_fakes(
-            folder, headers or dict.fromkeys(sizes, header), note="a fake", shapes=shapes, n_versions=n_versions
+            folder,
+            headers or dict.fromkeys(sizes, header),
+            note="a fake",
+            shapes=shapes,
+            n_versions=n_versions,
+            adapters={MODEL: adapters},
         )
         in_force = Settings(
             models_dir=folder,

@@ -14,16 +14,18 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def list_models(state: State) -> dict[str, Any]:
-    """The models that can be asked for. ``note`` is what a person should know before using one.
+    """The models that can be asked for, each followed by itself with its adapters, whose ``parent`` it is.
 
-    ``max_model_len`` is the context's length in tokens, if it is known before the model is loaded.
+    ``note`` is what a person should know before using one; ``max_model_len`` is the context's length in tokens, if it
+    is known before the model is loaded.
     """
-    return {"object": "list", "data": [_entry(model, state) for model in state.catalog.current()]}
+    models = [each for model in state.catalog.current() for each in (model, *model.adapted)]
+    return {"object": "list", "data": [_entry(model, state) for model in models]}
 
 
 @router.get("/v1/models/{model:path}")
 async def get_model(model: str, state: State) -> dict[str, Any]:
-    """One model, by its name or an alias."""
+    """One model, by its name or an alias, or with an adapter as NAME:ADAPTER."""
     return _entry(state.catalog.resolve(model), state)
 
 
@@ -40,6 +42,8 @@ def _entry(model: ServedModel, state: AppState) -> dict[str, Any]:
     }
     if (max_model_len := _max_model_len(model, state)) is not None:
         entry["max_model_len"] = max_model_len
+    if model.adapter is not None:
+        entry["parent"] = model.stored.name
     if model.aliases:
         entry["aliases"] = list(model.aliases)
     if model.stored.note:

@@ -54,4 +54,6 @@ def engine_config(config: Settings, spec: ModelSpec, fit: Fit, *, kv_disk_bytes:
         tensor_split=fit.run.tensor_split,
         warm_tier=warm_tier if kv_disk_bytes else None,
         pooling=header.pooling,
+        adapters=spec.adapters,
+        n_contexts=fit.run.n_contexts,
     )

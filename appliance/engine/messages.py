@@ -34,13 +34,17 @@ class WarmTierConfig(msgspec.Struct, frozen=True):
 class AdapterConfig(msgspec.Struct, frozen=True, array_like=True):
     """A LoRA adapter: ``id`` is what :class:`Submit` calls it by, ``name`` what people do.
 
-    The ``id`` stands for its bytes and its scale: what was computed with it is kept on disk under that.
+    An id is that of these bytes at this scale, also on disk: what is computed with another is never taken for it.
     """
 
-    id: str
     name: str
     path: str
+    sha256: str
     scale: float = 1.0
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.sha256}" + (f"x{self.scale:g}" if self.scale != 1.0 else "")
 
 
 class EngineConfig(msgspec.Struct, frozen=True, tag="config"):

@@ -53,7 +53,8 @@ class RunShape(msgspec.Struct, frozen=True):
     counted from the last one, are on GPUs, the output head being the last; -1 means all. ``n_cpu_moe`` of the first
     layers keep their experts in RAM all the same. ``tensor_split`` has each GPU's part of the layers on GPUs, empty:
     equal parts. ``n_outputs_max`` tokens of a batch may want logits, 0: all. One that ``is_embedding`` gives vectors
-    of texts, each of which must fit into a batch.
+    of texts, each of which must fit into a batch. ``n_contexts`` of this size share the weights, and what adapters add
+    to those, which is ``adapter_bytes``.
     """
 
     n_ctx: int
@@ -66,6 +67,8 @@ class RunShape(msgspec.Struct, frozen=True):
     tensor_split: tuple[float, ...] = ()
     n_outputs_max: int = 0
     is_embedding: bool = False
+    n_contexts: int = 1
+    adapter_bytes: int = 0
 
 
 def estimate(
@@ -122,7 +125,12 @@ def _cache(shape: ModelShape, layer: LayerShape, run: RunShape) -> int:
     if shape.is_encoder:
         return 0
     row = cache_row_bytes(layer.n_k, run.type_k) + cache_row_bytes(layer.n_v, run.type_v)
-    return cells(run) * row + _FLOAT * layer.n_state * max(run.n_seq_max, 1)
+    return run.n_contexts * (cells(run) * row + _FLOAT * layer.n_state * max(run.n_seq_max, 1))
+
+
+def _adapters(shape: ModelShape, run: RunShape) -> int:
+    """Bytes of a layer's part of all adapters, which lie where it does."""
+    return -(-run.adapter_bytes // max(len(shape.layers), 1))
 
 
 def _ram_weights(shape: ModelShape, run: RunShape, places: list[int | None], repacks: frozenset[str]) -> int:
@@ -130,7 +138,8 @@ def _ram_weights(shape: ModelShape, run: RunShape, places: list[int | None], rep
     n_bytes = shape.input_bytes
     for number, layer in enumerate(shape.layers):
         if places[number] is None:
-            n_bytes += layer.n_bytes + _repacked(layer.matrices, repacks) + _repacked(layer.expert_matrices, repacks)
+            n_bytes += layer.n_bytes + _adapters(shape, run)
+            n_bytes += _repacked(layer.matrices, repacks) + _repacked(layer.expert_matrices, repacks)
         elif number < run.n_cpu_moe:
             n_bytes += layer.n_expert_bytes + _repacked(layer.expert_matrices, repacks)
     if places[-1] is None:
@@ -152,16 +161,17 @@ def on_gpu(shape: ModelShape, run: RunShape, index: int) -> tuple[int, int]:
     if index == len(shape.layers):
         return shape.output_bytes, 0
     layer = shape.layers[index]
-    return layer.n_bytes - (layer.n_expert_bytes if index < run.n_cpu_moe else 0), _cache(shape, layer, run)
+    weights = layer.n_bytes - (layer.n_expert_bytes if index < run.n_cpu_moe else 0) + _adapters(shape, run)
+    return weights, _cache(shape, layer, run)
 
 
 def gpu_compute(shape: ModelShape, run: RunShape, n_gpus: int, *, is_first: bool, has_head: bool) -> int:
-    """Bytes of a GPU's compute buffer, with any layers on it."""
+    """Bytes of a GPU's compute buffers, with any layers on it."""
     compute = _GAPS * max(_layer_phase(shape, run), _head_phase(shape, run) if has_head else 0)
     compute += _copies(run, shape, n_gpus) * _inputs(shape, run)
     if is_first:
         compute += _borrowed(shape, run, len(shape.layers) + 1 - layers_on_gpus(len(shape.layers), run, n_gpus))
-    return int(compute)
+    return run.n_contexts * int(compute)
 
 
 def _on_gpus(shape: ModelShape, run: RunShape, places: list[int | None], gpus: tuple[str, ...]) -> MemoryUse:
@@ -196,7 +206,7 @@ def _ram_compute(shape: ModelShape, run: RunShape, places: list[int | None], n_g
     # Without a GPU, the inputs' room is used again by the head.
     inputs = _copies(run, shape, n_gpus) * _inputs(shape, run)
     most = max(phases[0] + inputs, *phases[1:]) if places[-1] is None else phases[0] + inputs
-    return int(_GAPS * most) + _output(shape, run)
+    return run.n_contexts * (int(_GAPS * most) + _output(shape, run))
 
 
 def _output(shape: ModelShape, run: RunShape) -> int:
@@ -242,7 +252,7 @@ def _head_phase(shape: ModelShape, run: RunShape) -> int:
 
 def _ram_overhead(shape: ModelShape, run: RunShape, places: list[int | None]) -> int:
     on_gpu = GPU_PROCESS_BYTES if any(place is not None for place in places) else 0
-    return PROCESS_BYTES + TOKEN_BYTES * shape.n_vocab + CELL_BYTES * cells(run) + on_gpu
+    return PROCESS_BYTES + TOKEN_BYTES * shape.n_vocab + CELL_BYTES * cells(run) * run.n_contexts + on_gpu
 
 
 def _f32(number: float) -> float:

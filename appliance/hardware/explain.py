@@ -16,6 +16,11 @@ def context(n_ctx: int, n_default: int, n_trained: int) -> str:
     return f"n_ctx={n_ctx}: twice as much doesn't fit"
 
 
+def adapters(n_contexts: int) -> str:
+    most = "one adapter" if n_contexts == 2 else f"{n_contexts - 1} adapters"
+    return f"{n_contexts} contexts of that size: the model's own, and {most} at a time beside it"
+
+
 def layers(n_on_gpus: int, n_layers: int, gpus: tuple[str, ...]) -> str:
     if n_on_gpus == 0:
         return "no layer on a GPU: not one fits"

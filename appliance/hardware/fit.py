@@ -42,6 +42,8 @@ class Wanted(msgspec.Struct, frozen=True):
     n_ctx_default: int = 8192
     n_outputs_max: int = 0
     is_embedding: bool = False
+    n_contexts: int = 1
+    adapter_bytes: int = 0
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -140,6 +142,8 @@ class _Fitter:
             n_cpu_moe=n_cpu_moe,
             n_outputs_max=wanted.n_outputs_max,
             is_embedding=wanted.is_embedding,
+            n_contexts=wanted.n_contexts,
+            adapter_bytes=wanted.adapter_bytes,
         )
         split = split_evenly(self._shape, run, [room.free_bytes for room in self._gpus])
         return msgspec.structs.replace(run, tensor_split=split)
@@ -208,6 +212,8 @@ class _Fitter:
         reasons = []
         if wanted.n_ctx is None:
             reasons.append(explain.context(run.n_ctx, wanted.n_ctx_default, shape.n_ctx_train))
+        if wanted.n_contexts > 1:
+            reasons.append(explain.adapters(wanted.n_contexts))
         if wanted.n_gpu_layers is None and self._gpus:
             reasons.append(explain.layers(n_on_gpus, shape.n_layers, used))
         if run.n_cpu_moe:
@@ -235,10 +241,18 @@ class _Fitter:
         if (n_gpu_layers := self._wanted.n_gpu_layers) is not None and n_gpu_layers != 0:
             n_layers = self._shape.n_layers
             most = n_layers if n_gpu_layers < 0 else min(n_gpu_layers, n_layers)
-            fewer = [number for number in range(most, -1, -1) if self._is_possible(n_ctx, number)]
-            if fewer:
-                found.append(f"n_gpu_layers={fewer[0]} (of {n_layers}) would fit")
+            possible = [number for number in range(most, -1, -1) if self._is_possible(n_ctx, number)]
+            if possible:
+                found.append(f"n_gpu_layers={possible[0]} (of {n_layers}) would fit")
+        n_contexts = self._wanted.n_contexts
+        fewer = [number for number in range(n_contexts - 1, 0, -1) if self._with_contexts(number)._is_possible(n_ctx)]
+        if fewer:
+            found.append(f"max_adapters={fewer[0] - 1} instead of {n_contexts - 1} would fit")
         return found or ["free some, take a smaller model, or one that is quantized further"]
+
+    def _with_contexts(self, n_contexts: int) -> _Fitter:
+        wanted = msgspec.structs.replace(self._wanted, n_contexts=n_contexts)
+        return _Fitter(self._shape, wanted, tuple(self._rooms.values()), self._repacks)
 
     def _is_possible(self, n_ctx: int, n_gpu_layers: int | None = None) -> bool:
         if n_gpu_layers is None:

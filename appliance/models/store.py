@@ -20,7 +20,7 @@ from appliance import logs
 from appliance.errors import ConfigError
 from appliance.files import PART, flush, rename, sha256_of, write_atomically
 from appliance.hardware.shape import ModelShape
-from appliance.models.beside import Companion, companions, of_template
+from appliance.models.beside import Companion, companions, of_adapter, of_template
 from appliance.models.gguf_file import read_gguf
 from appliance.models.gguf_header import GGUFHeader, header_of, read_header
 from appliance.models.lock import SHORT_SHA, Entry, Gguf, Version
@@ -55,13 +55,26 @@ class Record(msgspec.Struct, frozen=True):
         return self.gguf_sha256[:SHORT_SHA]
 
 
+class StoredAdapter(msgspec.Struct, frozen=True):
+    """An adapter's file beside its model's; its bytes are checked when it is loaded."""
+
+    name: str
+    path: Path
+    sha256: str
+    n_bytes: int
+
+
 class StoredModel(msgspec.Struct, frozen=True):
-    """A model that can be served. ``template_override``: an operator's chat template, if there is one."""
+    """A model that can be served, with those of its adapters that can be.
+
+    ``template_override``: an operator's chat template, if there is one.
+    """
 
     path: Path
     record: Record
     note: str = ""
     template_override: str | None = None
+    adapters: tuple[StoredAdapter, ...] = ()
 
     @property
     def name(self) -> str:
@@ -129,7 +142,7 @@ class ModelStore:
         folder = _folder(self._root, entry.name, version.gguf)
         _place(source, folder / "model.gguf")
         stored = _write_record(folder, entry, version, version.gguf, contents)
-        return msgspec.structs.replace(stored, template_override=self._template(entry, version))
+        return self._with_companions(stored, entry, version)
 
     def is_published(self, entry: Entry, version: Version) -> bool:
         """Whether a version's file is there, with or without what belongs beside it; nothing is checked."""
@@ -190,8 +203,16 @@ class ModelStore:
             folder = _folder(root, entry.name, version.gguf)
             if (folder / "record.json").exists():
                 stored = _check(folder, entry, version, version.gguf, self._checked, advance)
-                return msgspec.structs.replace(stored, template_override=self._template(entry, version))
+                return self._with_companions(stored, entry, version)
         return None
+
+    def _with_companions(self, stored: StoredModel, entry: Entry, version: Version) -> StoredModel:
+        adapters = tuple(
+            StoredAdapter(adapter.name, path, adapter.gguf.sha256, adapter.gguf.size_bytes)
+            for adapter in version.adapters
+            if adapter.gguf is not None and (path := self.find_beside(entry, version, of_adapter(adapter))) is not None
+        )
+        return msgspec.structs.replace(stored, template_override=self._template(entry, version), adapters=adapters)
 
     def _template(self, entry: Entry, version: Version) -> str | None:
         if version.chat_template is None:

@@ -61,7 +61,8 @@ class TotalMemory(DeviceMemory):
 
 class RunSettings(BaseModel):
     """How a model is run, in llama.cpp's words. ``n_gpu_layers`` -1: all; ``n_cpu_moe`` of the first layers keep their
-    experts in RAM; ``tensor_split`` has each GPU's part of the layers, empty: equal parts.
+    experts in RAM; ``tensor_split`` has each GPU's part of the layers, empty: equal parts. ``n_contexts`` of ``n_ctx``
+    tokens each: the model's own, and one for each adapter that can be computed with at a time.
     """
 
     n_ctx: int
@@ -73,6 +74,8 @@ class RunSettings(BaseModel):
     n_cpu_moe: int
     tensor_split: list[float]
     n_outputs_max: int
+    n_contexts: int
+    adapter_bytes: int
 
 
 class DevicePlan(BaseModel):
@@ -206,6 +209,14 @@ class GPUSnapshot(BaseModel):
     power_w: float | None
 
 
+class AdapterInfo(BaseModel):
+    """A LoRA adapter: ``name`` is what requests ask for, ``problem`` why it can't be served."""
+
+    name: str
+    scale: float
+    problem: str | None
+
+
 class Version(BaseModel):
     """A version in models.lock. ``problem`` says why it can't be served; ``status`` is there once it was asked for.
 
@@ -230,6 +241,7 @@ class Version(BaseModel):
     is_pinned: bool
     problem: str | None
     status: ModelStatus | None
+    adapters: list[AdapterInfo] = []
 
 
 class ModelList(BaseModel):

@@ -14,12 +14,14 @@ from appliance.cache.key import ModelIdentity
 from appliance.chat.dialect import Dialect
 from appliance.chat.template import ChatTemplate
 from appliance.engine.build import engine_build
-from appliance.engine.messages import MAX_EMBEDDED
+from appliance.engine.messages import AdapterConfig
 from appliance.errors import ApplianceError, ConfigError, InvalidRequest, ModelNotFound
-from appliance.hardware.fit import Wanted
 from appliance.models.gguf_header import EMBEDDING, RERANK, TEXT
 from appliance.models.lock import SHORT_SHA, Entry, HubSource, Lock, Version, read_lock
 from appliance.models.store import ModelStore, StoredModel
+from appliance.service.adapters import MAX_SHOWN_CHARS, check_scales, split_name
+from appliance.service.adapters import find as find_adapter
+from appliance.service.model_spec import model_spec
 from appliance.service.versions import choose_version, current_version, meant_version
 from appliance.settings import ModelSettings, Settings
 from appliance.state.current import CurrentVersions
@@ -31,8 +33,6 @@ log = logging.getLogger(__name__)
 # Of each file: when it was written, its size, and which it is; None: there is none.
 Stamps = tuple[tuple[int, int, int] | None, ...]
 
-# Slots beside those of running sequences: the engine keeps ended ones in 32, and has one for itself.
-N_EXTRA_SLOTS = 33
 # What a model does that was asked for something else.
 _PURPOSES = {
     TEXT: "writes text and embeds none; ask it at /v1/chat/completions, and a model of the kind embedding here "
@@ -40,18 +40,20 @@ _PURPOSES = {
     EMBEDDING: "embeds texts and writes none; send them to /v1/embeddings",
     RERANK: "rates texts for a question, which this release doesn't serve; it neither writes nor embeds any",
 }
-# Of a name that there isn't, in the error that says so.
-MAX_SHOWN_CHARS = 100
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One version of a model, with the settings that hold for it. ``name`` is its entry's."""
+    """One version of a model, with the settings that hold for it, alone or with one of its adapters.
+
+    ``name`` is its entry's; ``base:adapter`` with an adapter.
+    """
 
     name: str
     spec: ModelSpec
     settings: ModelSettings
     aliases: tuple[str, ...] = ()
+    adapter: AdapterConfig | None = None
 
     @property
     def stored(self) -> StoredModel:
@@ -61,7 +63,11 @@ class ServedModel:
     def fingerprint(self) -> str:
         override = self.stored.template_override
         template = f"-{hashlib.sha256(override.encode()).hexdigest()[:8]}" if override is not None else ""
-        return f"{self.stored.record.version}{template}-{engine_build()}"
+        adapter = ""
+        if self.adapter is not None:
+            scale = f"x{self.adapter.scale:g}" if self.adapter.scale != 1.0 else ""
+            adapter = f"-lora{self.adapter.sha256[:8]}{scale}"
+        return f"{self.stored.record.version}{template}{adapter}-{engine_build()}"
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -72,6 +78,8 @@ class ServedModel:
             engine_build=engine_build(),
             type_k=self.spec.wanted.type_k,
             type_v=self.spec.wanted.type_v,
+            adapter_sha256=self.adapter.sha256 if self.adapter is not None else "",
+            adapter_scale=self.adapter.scale if self.adapter is not None else 1.0,
         )
 
     def check_kind(self, wanted: str) -> None:
@@ -79,6 +87,15 @@ class ServedModel:
         kind = self.stored.record.header.kind
         if kind != wanted:
             raise InvalidRequest(f"the model {self.name} {_PURPOSES[kind]}", param="model")
+
+    @property
+    def adapted(self) -> list[ServedModel]:
+        """The same model with each of its adapters."""
+        return [self.with_adapter(adapter) for adapter in self.spec.adapters]
+
+    def with_adapter(self, adapter: AdapterConfig) -> ServedModel:
+        name = f"{self.stored.name}:{adapter.name}"
+        return ServedModel(name, self.spec, self.settings, adapter=adapter)
 
     @cached_property
     def template(self) -> ChatTemplate | None:
@@ -138,6 +155,7 @@ class Catalog:
             if all(name != entry.name for entry in self._lock.models):
                 known = ", ".join(entry.name for entry in self._lock.models) or "none"
                 raise ConfigError(f"models.{name}: {config.models_lock} has no such model; it has: {known}")
+        check_scales(config, self._lock)
 
     @property
     def default_name(self) -> str:
@@ -168,7 +186,7 @@ class Catalog:
         self._listeners.append(listener)
 
     def resolve(self, reference: str | None) -> ServedModel:
-        """The model of this name, alias or NAME@VERSION; the default for None or an empty one.
+        """The model of this name, alias or NAME@VERSION, each also as base:adapter; the default for None or "".
 
         Raises:
             ModelNotFound: there is none, or its file isn't here; with what there is, or the remedy.
@@ -177,6 +195,10 @@ class Catalog:
         self._follow()
         key = reference or ""
         if (served := self._served.get(key)) is not None:
+            return served
+        base, adapter = self._split(key)
+        if adapter:
+            served = self._served[key] = self._with_adapter(base, adapter)
             return served
         entry = self.entry(reference)
         stamps = self._file_stamps(entry)
@@ -189,6 +211,27 @@ class Catalog:
             self._damaged[key] = error, stamps
             raise
         return served
+
+    def _split(self, reference: str) -> tuple[str, str]:
+        """A reference without its adapter, and that; the adapter is empty if there is none."""
+        base, adapter = split_name(reference)
+        is_name = "@" not in reference and self._is_known(reference)
+        return (base, adapter) if adapter and not is_name and self._is_known(base) else (reference, "")
+
+    def _is_known(self, reference: str) -> bool:
+        try:
+            self.entry(reference)
+        except ModelNotFound:
+            return False
+        return bool(reference)
+
+    def _with_adapter(self, base: str, name: str) -> ServedModel:
+        served = self.resolve(base)
+        if name not in (adapter.name for adapter in served.spec.adapters):
+            self._served.pop(base)  # its file may have come since
+            served = self.resolve(base)
+        version = self.entry(base).version(served.stored.record.gguf_sha256)
+        return served.with_adapter(find_adapter(version, served.stored, served.spec.adapters, name))
 
     def entry(self, reference: str | None) -> Entry:
         """The lock's entry that a name, alias or NAME@VERSION means. Raises ModelNotFound."""
@@ -242,14 +285,22 @@ class Catalog:
 
     def pin(self, name: str, *, is_pinned: bool) -> ServedModel:
         """Decides whether a model may make way for others. Raises ModelNotFound or ConfigError."""
-        served = self.resolve(name)
+        served = self._whole(name)
         self._preferences.pin(served.name, is_pinned=is_pinned)
         self._read()
         return self.resolve(name)
 
+    def _whole(self, name: str) -> ServedModel:
+        """As :meth:`resolve`. Raises InvalidRequest for a model with an adapter."""
+        served = self.resolve(name)
+        if served.adapter is not None:
+            base = served.stored.name
+            raise InvalidRequest(f"{served.name} is an adapter of {base}; name the model, {base}", param="model")
+        return served
+
     def set_default(self, name: str) -> ServedModel:
         """Decides what a request gets that names no model. Raises ModelNotFound or ConfigError."""
-        served = self.resolve(name)
+        served = self._whole(name)
         self._preferences.set_default(served.name)
         self._read()
         return served
@@ -327,33 +378,6 @@ class Catalog:
             for alias in own.aliases:
                 if (other := meant.setdefault(alias, owner)) != owner:
                     raise ConfigError(f"models.{owner}.aliases: {alias} means {other} already")
-
-
-def model_spec(config: Settings, own: ModelSettings, stored: StoredModel, *, is_pinned: bool = False) -> ModelSpec:
-    """What the supervisor has to know of a model, by its own settings and those for all."""
-    max_running = own.max_running or config.max_running
-    header = stored.record.header
-    is_embedding = header.kind != TEXT
-    n_ctx = own.n_ctx or config.n_ctx
-    n_seq_max = MAX_EMBEDDED if is_embedding else max_running + N_EXTRA_SLOTS
-    return ModelSpec(
-        stored=stored,
-        wanted=Wanted(
-            n_ctx=min(n_ctx, header.n_ctx_train) if n_ctx is not None and is_embedding else n_ctx,
-            n_gpu_layers=config.n_gpu_layers if own.n_gpu_layers is None else own.n_gpu_layers,
-            n_seq_max=n_seq_max,
-            n_outputs_max=0 if is_embedding else n_seq_max,
-            n_batch=config.n_batch,
-            type_k=own.type_k or config.type_k,
-            type_v=own.type_v or config.type_v,
-            is_embedding=is_embedding,
-        ),
-        max_running=max_running,
-        max_open=max_running + config.max_waiting,
-        is_pinned=is_pinned,
-        require_gpu=config.require_gpu if own.require_gpu is None else own.require_gpu,
-        ttl_s=config.ttl_s if own.ttl_s is None else own.ttl_s,
-    )
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -140,6 +140,7 @@ class Inference:
                 key=context.tenant,
                 weight=context.weight,
                 is_batch=request.service_tier == "flex",
+                adapter=model.adapter.id if model.adapter is not None else "",
                 grammar=tool_use.grammar if tool_use is not None else form.grammar if form is not None else "",
                 shown_tokens=tool_use.shown_tokens if tool_use is not None else (),
             )

@@ -10,7 +10,9 @@ import msgspec
 
 from appliance.cache.store import ResponseCache
 from appliance.engine.messages import Load
+from appliance.models.lock import Version as LockedVersion
 from appliance.schemas.admin import (
+    AdapterInfo,
     DeviceMemory,
     EngineStatus,
     EngineWork,
@@ -22,8 +24,9 @@ from appliance.schemas.admin import (
     Version,
 )
 from appliance.service.activity import Activity
+from appliance.service.adapters import listed as listed_adapters
 from appliance.service.cache_status import cache_status
-from appliance.service.catalog import Catalog, Listed
+from appliance.service.catalog import Catalog, Listed, ServedModel
 from appliance.supervisor.host import ModelHost
 from appliance.supervisor.supervisor import Supervisor
 
@@ -154,4 +157,10 @@ def _version(listed: Listed, supervisor: Supervisor, default: str | None) -> Ver
         is_pinned=served.spec.is_pinned if served is not None else False,
         problem=listed.problem,
         status=model_status(host, default) if host is not None else None,
+        adapters=_adapters(version, served) if served is not None else [],
     )
+
+
+def _adapters(version: LockedVersion, served: ServedModel) -> list[AdapterInfo]:
+    found = listed_adapters(version, served.stored, served.spec.adapters)
+    return [AdapterInfo(name=each.name, scale=each.scale, problem=each.problem) for each in found]

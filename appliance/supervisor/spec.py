@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance.engine.client import EngineProcess
+from appliance.engine.messages import AdapterConfig
 from appliance.hardware.fit import Fit, Wanted
 from appliance.models.store import StoredModel
 
@@ -14,6 +15,7 @@ from appliance.models.store import StoredModel
 class ModelSpec:
     """One version of a model. At most ``max_running`` sequences run at a time, and ``max_open`` requests run and wait.
 
+    ``adapters`` are those that its engine is loaded with.
     ``ttl_s``: after so long without a request it is unloaded; None: never.
     """
 
@@ -24,6 +26,7 @@ class ModelSpec:
     is_pinned: bool = False
     require_gpu: bool = False
     ttl_s: float | None = None
+    adapters: tuple[AdapterConfig, ...] = ()
 
     @property
     def key(self) -> str:

@@ -59,7 +59,7 @@ def test_lanes_with_work_take_turns_and_share_no_step() -> None:
         (0, {"base"}),
     ]
     assert fake.bound == ["", "A", "B"]
-    assert (text(events, "base"), text(events, "A"), text(events, "B")) == ("bcde", "bcde", "yz")
+    assert (text(events, "base"), text(events, "A"), text(events, "B")) == ("bcde", "BCDE", "YZ")
 
 
 def test_a_prefix_is_not_reused_by_another_adapter() -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from gguf import GGUFValueType, GGUFWriter
@@ -14,13 +15,14 @@ from appliance.engine.core import EngineCore
 from appliance.engine.llama.backend import LlamaBackend
 from appliance.engine.messages import AdapterConfig, Buffer, Event, Piece, Submit, TokenLogprob
 from appliance.errors import EngineFailed
+from appliance.files import sha256_of
 from appliance.models.store import StoredModel
 from bench.lora import write_adapter
 from tests.factories import submit
 from tests.model.engines import SAFE_PROMPTS, config, engine, finished, run, texts
 
 PROMPTS = SAFE_PROMPTS[:5]
-IDS = ("one", "two", "three")
+NAMES = ("one", "two", "three")
 # Rounding depends on what else is in a step: less than a tenth of this.
 SAFE_MARGIN = 0.5
 STRENGTH = 1.0
@@ -29,9 +31,9 @@ STRENGTH = 1.0
 @pytest.fixture(scope="module")
 def adapters(stored: StoredModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[AdapterConfig, ...]:
     folder = tmp_path_factory.mktemp("adapters")
-    for number, name in enumerate(IDS):
-        write_adapter(stored.path, folder / name, seed=number, strength=STRENGTH)
-    return tuple(AdapterConfig(name, name, str(folder / name)) for name in IDS)
+    return tuple(
+        write_adapter(stored.path, folder / name, seed=number, strength=STRENGTH) for number, name in enumerate(NAMES)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +65,17 @@ def alone(core: EngineCore, adapter: str) -> dict[str, str]:
     return found
 
 
-def test_each_of_a_mixed_load_gets_the_text_that_it_gets_alone(adapted: LlamaBackend, backend: LlamaBackend) -> None:
-    expected = {adapter: alone(engine(adapted), adapter) for adapter in ("", *IDS)}
+def test_each_of_a_mixed_load_gets_the_text_that_it_gets_alone(
+    adapted: LlamaBackend, backend: LlamaBackend, adapters: tuple[AdapterConfig, ...]
+) -> None:
+    names = ("", *(adapter.id for adapter in adapters))
+    expected = {adapter: alone(engine(adapted), adapter) for adapter in names}
     assert expected[""] == dict(zip(PROMPTS, texts(engine(backend), *(_plain(p) for p in PROMPTS)), strict=True))
     assert all(len(answers) >= 3 for answers in expected.values()), "too few that rounding can't change"
     differ = [p for p in PROMPTS if len({answers.get(p, "") for answers in expected.values()} - {""}) > 1]
     assert differ, "the adapters change no text"
     # Interleaved, and more adapters than there are contexts for.
-    wanted = [(p, a) for p in PROMPTS for a in ("", *IDS) if p in expected[a]]
+    wanted = [(prompt, adapter) for prompt in PROMPTS for adapter in names if prompt in expected[adapter]]
     messages = [ask(prompt, adapter) for prompt, adapter in wanted]
     results = run(engine(adapted), *messages)
     for (prompt, adapter), message in zip(wanted, messages, strict=True):
@@ -85,29 +90,26 @@ def test_an_adapter_is_computed_at_its_scale(
     stored: StoredModel, adapters: tuple[AdapterConfig, ...], tmp_path: Path
 ) -> None:
     """Twice as strong at half the scale, it is the same; at no scale, it is the model alone."""
-    twice = tmp_path / "twice"
-    write_adapter(stored.path, twice, seed=0, strength=2 * STRENGTH)
-    scaled = (
-        adapters[0],
-        AdapterConfig("half", "twice", str(twice), 0.5),
-        AdapterConfig("none", "twice", str(twice), 0.0),
-    )
-    with LlamaBackend(config(stored, n_ctx=512, adapters=scaled, n_contexts=2)) as loaded:
+    twice = write_adapter(stored.path, tmp_path / "twice", seed=0, strength=2 * STRENGTH)
+    half, none = (msgspec.structs.replace(twice, scale=scale) for scale in (0.5, 0.0))
+    with LlamaBackend(config(stored, n_ctx=512, adapters=(adapters[0], half, none), n_contexts=2)) as loaded:
         core = engine(loaded)
-        whole, half, none, base = (
-            records(*run(core, ask(PROMPTS[0], adapter)).values())[0].top for adapter in ("one", "half", "none", "")
+        by_one, by_half, by_none, by_model = (
+            records(*run(core, ask(PROMPTS[0], adapter)).values())[0].top
+            for adapter in (adapters[0].id, half.id, none.id, "")
         )
-    assert half == whole
-    assert none == base != whole
+    assert by_half == by_one
+    assert by_none == by_model != by_one
 
 
-def test_prefixes_are_reused_with_the_same_adapter_only(adapted: LlamaBackend) -> None:
+def test_prefixes_are_reused_with_the_same_adapter_only(
+    adapted: LlamaBackend, adapters: tuple[AdapterConfig, ...]
+) -> None:
     core = engine(adapted)
-    cached: dict[str, list[int]] = {}
-    for adapter in ("one", "two", "", "one", "two", ""):
-        cached.setdefault(adapter, []).append(finished(*run(core, ask(PROMPTS[0], adapter)).values()).n_cached)
+    names = (adapters[0].id, adapters[1].id, "")
+    cached = [finished(*run(core, ask(PROMPTS[0], adapter)).values()).n_cached for adapter in 2 * names]
     n_prompt = len(adapted.tokenize(submit(PROMPTS[0]).parts))
-    assert cached == {adapter: [0, n_prompt - 1] for adapter in ("one", "two", "")}
+    assert cached == [0, 0, 0] + 3 * [n_prompt - 1]
 
 
 def test_what_contexts_take_for_adapters_is_taken_at_load(adapted: LlamaBackend, backend: LlamaBackend) -> None:
@@ -131,24 +133,31 @@ def test_a_file_that_is_no_adapter_of_the_model_says_so(
     cut, alien, late = tmp_path / "cut", tmp_path / "alien", tmp_path / "late"
     whole = Path(adapters[0].path).read_bytes()
     cut.write_bytes(whole[: len(whole) // 2])
-    for path, architecture, n_in in ((alien, "llama", 100), (late, "llama", None)):
-        _write(path, architecture, n_in or 576, is_activated=n_in is None)
+    _write(alien, n_in=100)
+    _write(late, n_in=576, is_activated=True)
     for path, reason in (
-        (tmp_path / "missing", "No such file"),
         (cut, "corrupted or incomplete"),
         (alien, "wrong base model"),
         (late, "activated LoRA"),
         (stored.path, "expect general.type to be 'adapter'"),
     ):
-        broken = AdapterConfig("x", "harbour", str(path))
-        with pytest.raises(EngineFailed, match=reason) as caught:
-            LlamaBackend(config(stored, n_ctx=256, adapters=(broken,), n_contexts=2))
-        assert "the adapter harbour" in caught.value.message
-        assert str(path) in caught.value.message or path == late
+        message = _refusal(stored, AdapterConfig("harbour", str(path), sha256_of(path)))
+        assert reason in message
+        assert "the adapter harbour" in message
+    changed = msgspec.structs.replace(adapters[0], sha256="0" * 64)
+    assert "models.lock says 0000" in _refusal(stored, changed)
+    gone = msgspec.structs.replace(adapters[0], path=str(tmp_path / "gone"))
+    assert f"{tmp_path / 'gone'}: No such file" in _refusal(stored, gone)
 
 
-def _write(path: Path, architecture: str, n_in: int, *, is_activated: bool) -> None:
-    writer = GGUFWriter(path, architecture)
+def _refusal(stored: StoredModel, adapter: AdapterConfig) -> str:
+    with pytest.raises(EngineFailed) as caught:
+        LlamaBackend(config(stored, n_ctx=256, adapters=(adapter,), n_contexts=2))
+    return caught.value.message
+
+
+def _write(path: Path, *, n_in: int, is_activated: bool = False) -> None:
+    writer = GGUFWriter(path, "llama")
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", 8.0)

@@ -6,9 +6,11 @@ import ctypes
 import hashlib
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ from scripts.llama_wheel import cache_dir
 from tests.pipeline.hub import LoopbackHub, Repo
 from tests.pipeline.repos import hub_format
 from tests.pipeline.workplace import CONVERTER_PYTHON, NAME, REPO, Workplace
-from tests.server import ROOT
+from tests.server import ROOT, start_server
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
@@ -72,6 +74,42 @@ def test_an_adapter_is_pinned_converted_and_does_what_torch_does(
     assert np.abs(ours - by_torch)[np.array(by_torch) > -10].max() < 0.01
     without = next_log_probs(model, None, [int(token) for token in tokens])
     assert np.abs(without - by_torch).max() > 1, "it changes nothing"
+    name = f"{NAME}:{locked.name}"
+    assert f"{name}  LoRA adapter, scale 1" in place.run("ls")
+    with start_server(APPLIANCE_N_CTX="512", **place.settings) as server:
+        prompt = [int(token) for token in tokens]
+        base_alone = served_log_probs(server.url, NAME, prompt)
+        with ThreadPoolExecutor(4) as pool:  # both run, several times
+            asked = [(name, pool.submit(served_log_probs, server.url, name, prompt)) for name in (name, NAME) * 4]
+            answers = [(name, answer.result()) for name, answer in asked]
+    ids = token_ids(model)
+    for asked_name, found in answers:
+        expected = by_torch if asked_name == name else without
+        likely = {text: value for text, value in found.items() if value > -10}
+        assert likely
+        for text, value in likely.items():
+            assert min(abs(expected[token] - value) for token in ids[text]) < 0.01, (asked_name, text)
+        if asked_name == NAME:
+            assert likely == pytest.approx({text: base_alone[text] for text in likely}, abs=0.01)
+
+
+def served_log_probs(url: str, name: str, prompt: list[int]) -> dict[str, float]:
+    """The 20 likeliest first tokens by their text."""
+    body = {"model": name, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 20}
+    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=60, trust_env=False).json()
+    assert answer["model"] == name
+    found: dict[str, float] = answer["choices"][0]["logprobs"]["top_logprobs"][0]
+    assert len(found) == 20
+    return found
+
+
+def token_ids(model: Path) -> dict[str, list[int]]:
+    """Which tokens have a text: several may."""
+    found: dict[str, list[int]] = {}
+    with Model(str(model), vocab_only=True) as vocabulary:
+        for token in range(vocabulary.n_vocab):
+            found.setdefault(vocabulary.token_name(token).decode("utf-8", "replace"), []).append(token)
+    return found
 
 
 def next_log_probs(model: Path, adapter: Path | None, tokens: list[int]) -> np.ndarray[Any, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from appliance.schemas.admin import AdapterInfo, ModelList
 from tests.tui import sample
 from tests.tui.talk import NOW_S, ask, conversation, reply
 from tui.chat.conversation import Attachment, Outcome
@@ -106,6 +108,24 @@ def test_a_model_is_known_by_all_its_names(reference: str | None) -> None:
     found = model_asked(snapshot(sample.model_status()), reference)
     assert found is not None
     assert (found.name, found.n_ctx) == ("small", 8192)
+
+
+def test_a_model_s_adapters_can_be_chosen_beside_it() -> None:
+    adapters = [
+        AdapterInfo(name="small:tidy", scale=1.0, problem=None),
+        AdapterInfo(name="small:gone", scale=1.0, problem="its file is not there"),
+    ]
+    known = replace(
+        snapshot(sample.model_status()),
+        models=ModelList(models=[sample.version(is_current=True, is_default=True, adapters=adapters)]),
+    )
+    whole, tidy, gone = models(known)
+    assert (tidy.name, tidy.state, tidy.n_ctx, tidy.is_default) == ("small:tidy", whole.state, whole.n_ctx, False)
+    assert (gone.name, gone.state) == ("small:gone", "its file is not there")
+    assert {name: model_asked(known, name) for name in ("small:tidy", "acme/small:tidy")} == {
+        "small:tidy": tidy,
+        "acme/small:tidy": tidy,
+    }
 
 
 def test_what_is_not_known_of_a_model_is_not_made_up() -> None:

@@ -161,6 +161,29 @@ def test_chosen_layers_that_do_not_fit_are_refused_with_how_many_would() -> None
         fit(model(), Wanted(n_gpu_layers=most + 1), (ram(64), gpu(4)))
 
 
+def test_contexts_for_adapters_count_in_full_and_shrink_an_automatic_context() -> None:
+    shape, rooms = model(), (ram(9),)
+    alone, adapted = fit(shape, Wanted(), rooms), fit(shape, Wanted(n_contexts=3, adapter_bytes=320 * MIB), rooms)
+    assert (alone.run.n_ctx, adapted.run.n_ctx) == (8192, 2048)
+    one = fit(shape, Wanted(n_ctx=2048), rooms).memory[RAM]
+    three = adapted.memory[RAM]
+    assert (three.kv_bytes, three.compute_bytes) == (3 * one.kv_bytes, 3 * one.compute_bytes)
+    assert three.weights_bytes == one.weights_bytes + 320 * MIB
+    assert "3 contexts of that size: the model's own, and 2 adapters at a time beside it" in adapted.reasons
+    on_gpu = fit(shape, Wanted(n_contexts=3, adapter_bytes=320 * MIB), (ram(64), gpu(80))).memory
+    assert (
+        on_gpu["CUDA0"].weights_bytes
+        == fit(shape, Wanted(), (ram(64), gpu(80))).memory["CUDA0"].weights_bytes + 320 * MIB
+    )
+
+
+def test_with_fewer_adapters_at_a_time_it_may_fit() -> None:
+    with pytest.raises(DoesNotFit, match="or max_adapters=1 instead of 2 would fit") as refused:
+        fit(model(), Wanted(n_ctx=8192, n_contexts=3), (ram(10),))
+    assert "n_ctx up to" in refused.value.message
+    assert fit(model(), Wanted(n_ctx=8192, n_contexts=2), (ram(10),)).run.n_contexts == 2
+
+
 def test_a_model_that_fits_in_no_way_is_refused_with_what_it_would_want_at_least() -> None:
     with pytest.raises(
         DoesNotFit, match="the model, even with n_ctx=2048, wants .* of RAM, where 4.0 GiB is free; free"

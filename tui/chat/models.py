@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from appliance.schemas.admin import ModelStatus, Version
+from appliance.schemas.admin import AdapterInfo, ModelStatus, Version
 from tui.figures import size_text
 from tui.snapshot import Snapshot
 
@@ -24,8 +24,12 @@ class ModelInfo:
 
 
 def models(snapshot: Snapshot) -> list[ModelInfo]:
-    """The current version of each."""
-    return [_info(version, _status(snapshot, version)) for version in _current(snapshot)]
+    """The current version of each, followed by itself with its adapters."""
+    found = []
+    for version in _current(snapshot):
+        info = _info(version, _status(snapshot, version))
+        found += [info, *(_with_adapter(info, adapter) for adapter in version.adapters)]
+    return found
 
 
 def model_asked(snapshot: Snapshot, reference: str | None) -> ModelInfo | None:
@@ -40,6 +44,9 @@ def model_asked(snapshot: Snapshot, reference: str | None) -> ModelInfo | None:
             names |= {version.name, *version.aliases}
         if name in names:
             return _info(version, _status(snapshot, version))
+        for adapter in version.adapters:
+            if name in {f"{each}:{adapter.name.rpartition(':')[2]}" for each in names}:
+                return _with_adapter(_info(version, _status(snapshot, version)), adapter)
     return next(
         (ModelInfo(s.name, _state(s), n_ctx=_n_ctx(s)) for s in _statuses(snapshot) if s.name == name),
         ModelInfo(name, ""),
@@ -56,6 +63,11 @@ def _info(version: Version, status: ModelStatus | None) -> ModelInfo:
         version.is_default,
         status.load_ratio if status is not None and status.state == "loading" else None,
     )
+
+
+def _with_adapter(info: ModelInfo, adapter: AdapterInfo) -> ModelInfo:
+    state = adapter.problem or info.state
+    return replace(info, name=adapter.name, state=state, details="LoRA adapter", is_default=False)
 
 
 def _state(status: ModelStatus) -> str:

@@ -24,7 +24,7 @@ def ls(json: Json = False) -> None:
     from appliance.cli.models.room import Room, human_size, print_json
 
     room = Room()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": entry.name,
             "version": version.short,
@@ -33,21 +33,45 @@ def ls(json: Json = False) -> None:
             "license": entry.license,
             "state": _state(room, entry, version),
             "current": version == room.current(entry),
+            "adapters": _adapters(room, entry, version),
         }
         for entry in room.lock.models
         for version in entry.versions
     ]
     if json:
         return print_json(rows)
-    width = max((len(row["name"]) for row in rows), default=0)  # type: ignore[arg-type]
+    width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        n_bytes = human_size(row["size_bytes"]) if row["size_bytes"] else "-"  # type: ignore[arg-type]
+        n_bytes = human_size(row["size_bytes"]) if row["size_bytes"] else "-"
         mark = "*" if row["current"] else " "
         typer.echo(
             f"{mark} {row['name']:<{width}}  {row['version']:<12}  {row['quantization']:<8}  {n_bytes:>9}  "
             f"{row['license']:<12}  {row['state']}"
         )
+        for adapter in row["adapters"]:
+            typer.echo(f"    {adapter['name']}  {_adapter_text(adapter)}")
     return None
+
+
+def _adapters(room: Room, entry: Entry, version: Version) -> list[dict[str, Any]]:
+    """Those of a stored version, by the names that requests ask for."""
+    from dataclasses import asdict
+
+    from appliance.service.adapters import listed, servable
+    from appliance.settings import ModelSettings
+
+    try:
+        stored = room.store.find_version(entry, version)
+    except ConfigError:
+        return []
+    if stored is None:
+        return []
+    own = room.config.models.get(entry.name, ModelSettings())
+    return [asdict(adapter) for adapter in listed(version, stored, servable(room.config, own, stored))]
+
+
+def _adapter_text(adapter: dict[str, Any]) -> str:
+    return str(adapter["problem"] or f"LoRA adapter, scale {adapter['scale']:g}")
 
 
 def _state(room: Room, entry: Entry, version: Version) -> str:
@@ -74,7 +98,14 @@ def show(reference: Reference = None, json: Json = False) -> None:
     room = Room()
     entry, version = room.lock.resolve(reference)
     if json:
-        return print_json({**plain(entry), "versions": [plain(version)], "state": _state(room, entry, version)})
+        return print_json(
+            {
+                **plain(entry),
+                "versions": [plain(version)],
+                "state": _state(room, entry, version),
+                "adapters": _adapters(room, entry, version),
+            }
+        )
     typer.echo(f"{entry.name}@{version.short}: {_state(room, entry, version)}")
     fields = {**plain(entry), "versions": None, **plain(version), "quality": None}
     files = fields["source"].pop("files", None)
@@ -84,6 +115,8 @@ def show(reference: Reference = None, json: Json = False) -> None:
         n_bytes = human_size(sum(file["size_bytes"] for file in files))
         typer.echo(f"  {'source.files':<28} {count(len(files), 'file')}, {n_bytes}; --json names each with its hash")
     typer.echo(f"  {'quality':<28} {describe_quality(version)}")
+    for adapter in _adapters(room, entry, version):
+        typer.echo(f"  {'ask for it as':<28} {adapter['name']}: {_adapter_text(adapter)}")
     others = [other.short for other in entry.versions if other != version]
     if others:
         typer.echo(f"  {'other versions':<28} {', '.join(others)}")

@@ -11,6 +11,7 @@ from appliance.engine.llama.load_log import LoadLog
 from appliance.engine.llama.model import Model
 from appliance.engine.messages import AdapterConfig
 from appliance.errors import EngineFailed
+from appliance.files import sha256_of
 
 
 class Adapter:
@@ -24,7 +25,7 @@ class Adapter:
             EngineOutOfMemory: there is no memory for it.
         """
         self.scale = config.scale
-        self.file_bytes = _file_bytes(config)
+        self.file_bytes = _checked(config)
         with LoadLog() as log:
             self.handle: Any = lib.llama_adapter_lora_init(model.handle, config.path.encode())
         if not self.handle:
@@ -42,8 +43,17 @@ class Adapter:
         lib.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(self.scale))
 
 
-def _file_bytes(config: AdapterConfig) -> int:
+def _checked(config: AdapterConfig) -> int:
+    """The file's size. Raises EngineFailed if it isn't there, or isn't the one that was pinned."""
+    path = Path(config.path)
     try:
-        return Path(config.path).stat().st_size
+        digest = sha256_of(path)
+        n_bytes = path.stat().st_size
     except OSError as error:
-        raise EngineFailed(f"the adapter {config.name} can't be loaded: {config.path}: {error.strerror}") from None
+        raise EngineFailed(f"the adapter {config.name} can't be loaded: {path}: {error.strerror}") from None
+    if digest != config.sha256:
+        raise EngineFailed(
+            f"the adapter {config.name} can't be loaded: {path} has sha256 {digest}, models.lock says "
+            f"{config.sha256}; delete it and build the model again"
+        )
+    return n_bytes

@@ -11,8 +11,8 @@ from appliance.hardware.memory_use import RAM, format_bytes, parse_bytes
 from appliance.hardware.ram import Ram
 from appliance.models.store import StoredModel
 from appliance.schemas.doctor import Finding
-from appliance.service.catalog import model_spec
 from appliance.service.doctor.subject import Subject
+from appliance.service.model_spec import model_spec
 from appliance.settings import ModelSettings
 
 
