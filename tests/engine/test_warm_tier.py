@@ -95,7 +95,7 @@ def test_a_lane_that_has_another_adapter_now_gets_nothing_of_it(tmp_path: Path) 
     again.core.submit(submit("a", adapter="B", max_tokens=100, ignore_eos=True))
     again.wait()
     assert again.core.submit_ready() == [Accepted("r", 401)]
-    assert text(again.run(), "r") == "bc"
+    assert text(again.run(), "r") == "BC"
     assert again.counts.n_restored == 0
 
 
