@@ -21,7 +21,8 @@ BEGIN, END = 1, 2
 
 
 class FakeEmbedder:
-    def __init__(self, *, n_ctx: int = 32, step_s: float = 0.0) -> None:
+    def __init__(self, *, n_ctx: int = 32, n_gpu_layers: int = 0, model: FakeModel | None = None) -> None:
+        """Without ``model``, steps take no time."""
         self.info = BackendInfo(
             n_ctx=n_ctx,
             n_ctx_train=n_ctx,
@@ -32,11 +33,13 @@ class FakeEmbedder:
             exact_reuse=False,
             build="fake",
             device="fake",
+            n_gpu_layers=n_gpu_layers,
+            has_gpu=model is not None and model.has_gpu,
         )
         self.n_embd = 4
         self.batches: list[list[list[int]]] = []
         self.errors: list[Exception] = []  # raised by the next steps, in order
-        self._step_s = step_s
+        self._step_s = model.step_s if model is not None else 0.0
 
     def tokenize(self, text: str) -> list[int]:
         return [BEGIN, *text.encode(), END]
@@ -66,4 +69,5 @@ def load_fake_embedder(
     """As an engine process loads its model."""
     orders = config.model_path.removeprefix(PREFIX) if config.model_path.startswith(PREFIX) else "{}"
     model = msgspec.json.decode(orders, type=FakeModel)
-    return contextlib.nullcontext(FakeEmbedder(n_ctx=config.n_ctx or 32, step_s=model.step_s))
+    n_gpu_layers = model.n_layers if config.n_gpu_layers < 0 else config.n_gpu_layers
+    return contextlib.nullcontext(FakeEmbedder(n_ctx=config.n_ctx or 32, n_gpu_layers=n_gpu_layers, model=model))

@@ -15,6 +15,7 @@ from appliance.engine.messages import Failed, Finished, Piece, Submit
 from appliance.errors import EngineFailed
 from appliance.hardware.fit import Fit, Room, Wanted
 from appliance.hardware.memory_use import RAM
+from appliance.models.gguf_header import GGUFHeader
 from appliance.models.store import RECORD_SCHEMA, Record, StoredModel
 from appliance.supervisor.budget import Booking, FixedBudget
 from appliance.supervisor.host import ModelHost
@@ -49,7 +50,7 @@ class MachineRoom:
     orders: dict[str, dict[str, Any]]
     n_started: dict[str, int] = field(default_factory=dict)
 
-    def spec(self, name: str, *, n_bytes: int = 10 * MIB, **options: Any) -> ModelSpec:
+    def spec(self, name: str, *, n_bytes: int = 10 * MIB, header: GGUFHeader = HEADER, **options: Any) -> ModelSpec:
         record = Record(
             schema=RECORD_SCHEMA,
             name=name,
@@ -58,7 +59,7 @@ class MachineRoom:
             mtime_ns=0,
             inode=0,
             quantization="F32",
-            header=HEADER,
+            header=header,
             shape=shape(n_bytes),
         )
         stored = StoredModel(Path("/nowhere"), record)
@@ -96,8 +97,9 @@ async def machine_room(
         room.n_started[name] = room.n_started.get(name, 0) + 1
         config = engine_config(n_ctx=fit.run.n_ctx, model_path=fake_path(**room.orders.get(name, {})))
         config = type(config)(
-            **{n: getattr(config, n) for n in config.__struct_fields__ if n != "n_gpu_layers"},
+            **{n: getattr(config, n) for n in config.__struct_fields__ if n not in ("n_gpu_layers", "pooling")},
             n_gpu_layers=fit.run.n_gpu_layers,
+            pooling=spec.stored.record.header.pooling,
         )
         return EngineProcess(config, log_level="warning", log_format="console", module="tests.fake_engine")
 

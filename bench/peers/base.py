@@ -17,12 +17,16 @@ APPLIANCE = "this appliance"
 
 @dataclass(frozen=True)
 class Setup:
-    """What every server gets alike. ``n_ctx`` is the context of all slots together, in tokens."""
+    """What every server gets alike. ``n_ctx`` is the context of all slots together, in tokens.
+
+    A model that ``is_embedding`` gives vectors of texts.
+    """
 
     gguf: Path
     n_threads: int
     n_ctx: int
     n_slots: int
+    is_embedding: bool = False
 
 
 @dataclass(frozen=True)

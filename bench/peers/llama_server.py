@@ -31,5 +31,7 @@ class LlamaServer:
         command: list[str | Path] = [self.binary, "-m", setup.gguf, "--host", "127.0.0.1", "--port", str(port)]
         command += ["-t", str(setup.n_threads), "-tb", str(setup.n_threads)]
         command += ["-c", str(setup.n_ctx), "-np", str(setup.n_slots), *FLAGS]
+        if setup.is_embedding:
+            command.append("--embeddings")
         async with run_server(command, port=port, health_path="/health", log=log) as process:
             yield RunningPeer(self.name, process.endpoint, process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.workloads.base import Workload
+from bench.workloads.embeddings import Embeddings
 from bench.workloads.engine import EngineLoop
 from bench.workloads.fairness import Fairness
 from bench.workloads.gateway import Gateway
@@ -31,6 +32,7 @@ def all_workloads(*, is_quick: bool) -> tuple[Workload, ...]:
         SPECULATION,
         Fairness(),
         EngineLoop(),
+        Embeddings(),
         Gateway(),
         ResponseCache(),
         Vocabulary(),

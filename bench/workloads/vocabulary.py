@@ -58,13 +58,13 @@ async def _model(tokenizer: str, bench: Bench) -> Path:
     if not target.exists():
         bench.say(f"  writing a model over the tokenizer of {tokenizer}")
         target.parent.mkdir(parents=True, exist_ok=True)
-        vocabulary, part = _vocabulary(tokenizer, bench.scratch), bench.scratch / f"{tokenizer}.gguf"
+        vocabulary, part = tokenizer_file(tokenizer, bench.scratch), bench.scratch / f"{tokenizer}.gguf"
         await run_probe("bench.probes.vocabulary_model", vocabulary, part, log=bench.scratch / "vocabulary.log")
         shutil.move(part, target)
     return target
 
 
-def _vocabulary(tokenizer: str, folder: Path) -> Path:
+def tokenizer_file(tokenizer: str, folder: Path) -> Path:
     """The file of that tokenizer, out of the source package that the appliance's llama.cpp was built from.
 
     Raises:

@@ -15,6 +15,7 @@ from appliance.hardware.fit import Wanted
 from appliance.hardware.memory_use import RAM
 from appliance.supervisor.events import ModelEvent
 from appliance.supervisor.supervisor import Rules
+from tests.fake_models import EMBEDDING_HEADER
 from tests.machine_room import MIB, machine_room, until
 
 # What an engine process takes beside its model, generously.
@@ -323,6 +324,18 @@ async def test_an_idle_engine_is_tried_out_after_a_gpu_was_lost(monkeypatch: pyt
         await room.ask(spec)  # three steps: the next one hangs
         room.budget.lost = "GPU 0 must be reset"
         await until(lambda: room.n_started["a"] == 2)
+
+
+async def test_an_embedding_engine_is_tried_out_with_what_it_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.supervisor.guard.GPU_POLL_S", 0.02)
+    limits = {RAM: 1 << 40, "GPU0": 1 << 40}
+    async with machine_room(limits=limits, orders={"a": {"has_gpu": True}}) as room:
+        spec = room.spec("a", header=EMBEDDING_HEADER, wanted=Wanted(n_ctx=32, is_embedding=True))
+        await room.supervisor.load(spec)
+        room.budget.lost = "GPU 0 must be reset"
+        # A second time: the first was no reason to end it.
+        await until(lambda: (load := room.host(spec).load_info) is not None and load.n_steps >= 2)
+        assert room.n_started["a"] == 1
 
 
 async def test_a_stop_ends_loads_and_refuses_those_who_wait(tmp_path: Path) -> None:
