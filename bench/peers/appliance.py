@@ -6,11 +6,13 @@ import contextlib
 import importlib.metadata
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from appliance import __version__
-from appliance.models.lock import SCHEMA, Entry, FileSource, Version
+from appliance.files import sha256_of
+from appliance.models.beside import of_adapter
+from appliance.models.lock import SCHEMA, Adapter, AdapterFile, Entry, FileSource, HubSource, Version
 from appliance.models.lock_file import change_lock, with_entry
 from appliance.models.store import ModelStore, describe
 from bench.peers.base import APPLIANCE, RunningPeer, Setup
@@ -34,15 +36,24 @@ class Appliance:
 
     @contextlib.asynccontextmanager
     async def serve(
-        self, setup: Setup, log: Path, *, keys: Path | None = None, state_dir: Path | None = None
+        self,
+        setup: Setup,
+        log: Path,
+        *,
+        keys: Path | None = None,
+        state_dir: Path | None = None,
+        adapters: Sequence[Path] = (),
     ) -> AsyncIterator[RunningPeer]:
-        """``keys``: a file of API keys, if it shall want them. ``state_dir``: where it writes its admin token."""
+        """``keys``: a file of API keys, if it shall want them. ``state_dir``: where it writes its admin token.
+
+        ``adapters``: files of adapters of the model, named as the files are.
+        """
         port = free_port()
         with tempfile.TemporaryDirectory(prefix="appliance-bench-") as scratch:
             settings = {
                 "APPLIANCE_STATE_DIR": str(state_dir or scratch),
                 "APPLIANCE_MODELS_DIR": str(self._store),
-                "APPLIANCE_MODELS_LOCK": str(publish(setup.gguf, self._store)),
+                "APPLIANCE_MODELS_LOCK": str(publish(setup.gguf, self._store, adapters)),
                 "APPLIANCE_N_THREADS": str(setup.n_threads),
                 "APPLIANCE_N_CTX": str(setup.n_ctx),
                 "APPLIANCE_MAX_RUNNING": str(setup.n_slots),
@@ -61,13 +72,25 @@ class Appliance:
                 yield RunningPeer(self.name, process.endpoint, process)
 
 
-def publish(gguf: Path, store: Path) -> Path:
-    """Puts a model file into ``store`` and gives a ``models.lock`` that names it alone."""
-    version = Version(FileSource(gguf.name), "unknown", gguf=describe(gguf))
-    lock = store / f"{version.short}.lock"
+def publish(gguf: Path, store: Path, adapters: Sequence[Path] = ()) -> Path:
+    """Puts a model file and its adapters into ``store`` and gives a ``models.lock`` that names them alone."""
+    made = {path: _adapter(path) for path in adapters}
+    version = Version(FileSource(gguf.name), "unknown", gguf=describe(gguf), adapters=tuple(made.values()))
+    lock = store / f"{version.short}{'-adapters' if made else ''}.lock"
     if not lock.exists():
         entry = Entry(MODEL, "unknown", (version,))
         ModelStore(store).publish(entry, version, gguf)
+        for path, adapter in made.items():
+            ModelStore(store).publish_beside(entry, version, of_adapter(adapter), path)
         lock.write_text(f"schema = {SCHEMA}\n")
         change_lock(lock, lambda empty: with_entry(empty, entry))
     return lock
+
+
+def _adapter(path: Path) -> Adapter:
+    """As if it came from the hub: adapters have no other source."""
+    return Adapter(
+        path.stem,
+        HubSource("bench/adapter", revision="0" * 40),
+        gguf=AdapterFile(sha256_of(path), path.stat().st_size),
+    )

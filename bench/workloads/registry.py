@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.workloads.adapters import Adapters
 from bench.workloads.base import Workload
 from bench.workloads.embeddings import Embeddings
 from bench.workloads.engine import EngineLoop
@@ -31,6 +32,7 @@ def all_workloads(*, is_quick: bool) -> tuple[Workload, ...]:
         STRUCTURED,
         SPECULATION,
         Fairness(),
+        Adapters(),
         EngineLoop(),
         Embeddings(),
         Gateway(),
