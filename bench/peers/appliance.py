@@ -43,10 +43,12 @@ class Appliance:
         keys: Path | None = None,
         state_dir: Path | None = None,
         adapters: Sequence[Path] = (),
+        kv_disk_limit: str | None = None,
     ) -> AsyncIterator[RunningPeer]:
         """``keys``: a file of API keys, if it shall want them. ``state_dir``: where it writes its admin token.
 
-        ``adapters``: files of adapters of the model, named as the files are.
+        ``adapters``: files of adapters of the model, named as the files are. ``kv_disk_limit``: what computed prefixes
+        may take on disk, if it isn't as by default.
         """
         port = free_port()
         with tempfile.TemporaryDirectory(prefix="appliance-bench-") as scratch:
@@ -64,6 +66,8 @@ class Appliance:
             }
             if keys is not None:
                 settings["APPLIANCE_API_KEYS_FILE"] = str(keys)
+            if kv_disk_limit is not None:
+                settings["APPLIANCE_KV_DISK_LIMIT"] = kv_disk_limit
             command = [sys.executable, "-m", "appliance", "serve", "--port", str(port)]
             environment = clean_environment(**settings)
             async with run_server(

@@ -14,6 +14,7 @@ from bench.workloads.response_cache import ResponseCache
 from bench.workloads.speculation import SPECULATION
 from bench.workloads.structured import STRUCTURED
 from bench.workloads.vocabulary import Vocabulary
+from bench.workloads.warm_tier import WarmTier
 
 # A quick run leaves them out, for they take minutes, unless they are asked for.
 NOT_QUICK = frozenset({DISTINCT_CONTEXTS.name, Fairness.name, ResponseCache.name})
@@ -31,6 +32,7 @@ def all_workloads(*, is_quick: bool) -> tuple[Workload, ...]:
         SHARED_PREFIX,
         STRUCTURED,
         SPECULATION,
+        WarmTier(),
         Fairness(),
         Adapters(),
         EngineLoop(),
