@@ -30,6 +30,7 @@ from appliance.engine.messages import (
     Tokenized,
 )
 from appliance.engine.order import FairOrder
+from appliance.engine.pace import ALONE_STEP_S, Pace
 from appliance.errors import ApplianceError, ContextLengthExceeded, EngineFailed, InvalidRequest
 
 # A text of more bytes a token than this isn't tokenized to find out that it is too long: that would stop all others.
@@ -88,9 +89,9 @@ class EmbeddingCore:
         n_batch: int,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``n_batch``: tokens of a step, unless a single input has more."""
+        """``n_batch``: most tokens of a step, unless a single input has more."""
         self._embedder = embedder
-        self._n_batch = n_batch
+        self._pace = Pace(n_batch=n_batch, step_s=ALONE_STEP_S)
         self._n_ctx = min(embedder.info.n_ctx, embedder.info.n_ctx_train)
         self._now = now
         self._requests: dict[str, OpenRequest] = {}
@@ -191,7 +192,9 @@ class EmbeddingCore:
             reason = f"the backend refused a batch: {error}"
             return [self._fail(request, EngineFailed.code or "", reason) for request in requests]
         ended_at = self._now()
-        self._counts.saw_step(sum(len(tokens) for _, tokens in batch), ended_at - started_at)
+        n_tokens = sum(len(tokens) for _, tokens in batch)
+        self._pace.observe(n_prompt=n_tokens, n_decoding=0, step_s=ended_at - started_at)
+        self._counts.saw_step(n_tokens, ended_at - started_at)
         self._order.step()
         for (request, tokens), vector in zip(batch, vectors, strict=True):
             request.vectors.append(vector)
@@ -202,7 +205,7 @@ class EmbeddingCore:
     def _next_batch(self) -> list[tuple[OpenRequest, list[int]]]:
         """Inputs that are computed next: by class and key, then the request that least was computed of."""
         batch: list[tuple[OpenRequest, list[int]]] = []
-        room = self._n_batch
+        room = self._pace.limits().alone
         least_first = sorted(self._requests.values(), key=lambda request: request.n_computed)
         for request in self._order.by_urgency(least_first):
             for tokens in request.inputs[len(request.vectors) :]:
@@ -210,8 +213,6 @@ class EmbeddingCore:
                     break
                 batch.append((request, tokens))
                 room -= len(tokens)
-            if len(batch) == MAX_EMBEDDED or room <= 0:
-                break
         return batch
 
     def _advanced(self, request: OpenRequest, at: float) -> Event:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -24,8 +26,8 @@ from appliance.engine.messages import (
 from tests.fake_embedder import BEGIN, END, FakeEmbedder, vector
 
 
-def core(embedder: FakeEmbedder, *, n_batch: int = 16) -> EmbeddingCore:
-    return EmbeddingCore(embedder, n_batch=n_batch, now=lambda: 0.0)
+def core(embedder: FakeEmbedder, *, n_batch: int = 16, now: Callable[[], float] = lambda: 0.0) -> EmbeddingCore:
+    return EmbeddingCore(embedder, n_batch=n_batch, now=now)
 
 
 def run(engine: EmbeddingCore, *messages: Embed) -> list[Event]:
@@ -84,8 +86,21 @@ def test_a_text_that_is_longer_than_a_step_is_computed_alone() -> None:
 
 def test_no_step_has_more_texts_than_the_backend_takes() -> None:
     embedder = FakeEmbedder()
-    run(core(embedder, n_batch=10_000), Embed("r", ("a",) * (MAX_EMBEDDED + 1)))
-    assert [len(batch) for batch in embedder.batches] == [MAX_EMBEDDED, 1]
+    engine = core(embedder, n_batch=10_000)
+    run(engine, Embed("first", ("a" * 30,) * 4))  # before a step was measured, they are short
+    run(engine, Embed("r", ("a",) * (MAX_EMBEDDED + 1)))
+    assert [len(batch) for batch in embedder.batches[-2:]] == [MAX_EMBEDDED, 1]
+
+
+def test_on_a_slow_machine_a_step_is_as_long_as_others_may_wait() -> None:
+    embedder = FakeEmbedder()
+    # The clock is read at a request's arrival, and at a step's beginning and end: 64 tokens take as many seconds.
+    times = itertools.count(step=64.0)
+    run(core(embedder, n_batch=512, now=lambda: next(times)), Embed("r", ("a" * 30,) * 16))
+    assert {len(batch) for batch in embedder.batches} == {2}
+    fast = FakeEmbedder()
+    run(core(fast, n_batch=512), Embed("r", ("a" * 30,) * 18))
+    assert [len(batch) for batch in fast.batches] == [2, 16]
 
 
 def test_a_short_request_gets_between_the_texts_of_a_long_one_of_the_same_key() -> None:
@@ -181,7 +196,8 @@ def test_whatever_happens_each_request_has_one_end() -> None:
     draw = random.Random(5)
     for _ in range(30):
         embedder = FakeEmbedder()
-        engine = core(embedder, n_batch=draw.randint(3, 20))
+        n_batch = draw.randint(3, 20)
+        engine = core(embedder, n_batch=n_batch)
         events: list[Event] = []
         names: list[str] = []
         for number in range(60):
@@ -200,4 +216,4 @@ def test_whatever_happens_each_request_has_one_end() -> None:
         terminal = [event.request_id for event in events if isinstance(event, Embedded | Failed)]
         assert sorted(terminal) == sorted(names)
         assert engine.is_idle
-        assert all(sum(map(len, batch)) <= engine._n_batch or len(batch) == 1 for batch in embedder.batches)
+        assert all(sum(map(len, batch)) <= n_batch or len(batch) == 1 for batch in embedder.batches)
