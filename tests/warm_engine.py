@@ -11,7 +11,13 @@ from appliance.engine.core import EngineCore
 from appliance.engine.kv_file import KVKey
 from appliance.engine.kv_folder import KVFolder
 from appliance.engine.kv_keeper import KVKeeper
-from appliance.engine.messages import Event, Finished, Piece, Submit, WarmTierCounts
+from appliance.engine.kv_messages import WarmTierCounts
+from appliance.engine.messages import (
+    Event,
+    Finished,
+    Piece,
+    Submit,
+)
 from tests.factories import submit
 from tests.fake_backend import FakeBackend
 

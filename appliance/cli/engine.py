@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from appliance.engine.client import EngineProcess
-from appliance.engine.messages import EngineConfig, WarmTierConfig
+from appliance.engine.kv_messages import WarmTierConfig
+from appliance.engine.messages import EngineConfig
 from appliance.hardware.cpu import physical_cores
 from appliance.hardware.fit import Fit
 from appliance.service import kv_disk

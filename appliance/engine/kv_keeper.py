@@ -11,6 +11,7 @@ from pathlib import Path
 from appliance import logs
 from appliance.engine.kv_file import Prefix
 from appliance.engine.kv_folder import KVFolder, Stored
+from appliance.engine.kv_messages import WarmTierCounts
 from appliance.engine.kv_worker import (
     Allocate,
     Allocated,
@@ -23,7 +24,6 @@ from appliance.engine.kv_worker import (
     Write,
     Written,
 )
-from appliance.engine.messages import WarmTierCounts
 from appliance.engine.prefix import PrefixTree
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from appliance.engine.kv_messages import WarmTierConfig, WarmTierCounts
 from appliance.engine.params import SamplingParams
 
 # Texts that are embedded in one step.
@@ -21,14 +22,6 @@ MAX_EMBEDDED = 128
 # A frame holds at most one request's prompt or one step's events; more than this is a broken peer.
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
-
-
-class WarmTierConfig(msgspec.Struct, frozen=True):
-    """Where computed prefixes are kept on disk, and how many bytes of all models together."""
-
-    folder: str
-    max_bytes: int
-    model_sha256: str
 
 
 class AdapterConfig(msgspec.Struct, frozen=True, array_like=True):
@@ -310,22 +303,6 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
 
     message: str
     is_out_of_memory: bool = False
-
-
-class WarmTierCounts(msgspec.Struct, frozen=True, array_like=True):
-    """Computed prefixes on disk since the engine was loaded.
-
-    ``n_saved`` were written and ``n_unsaved`` could not be; ``n_restored`` were read and used, with
-    ``n_tokens_restored`` tokens. ``rejected`` files by the reason why they were not used. ``used_bytes`` is what all
-    models' files take together, as this engine saw it last.
-    """
-
-    n_saved: int = 0
-    n_unsaved: int = 0
-    n_restored: int = 0
-    n_tokens_restored: int = 0
-    rejected: dict[str, int] = {}
-    used_bytes: int = 0
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):

@@ -14,9 +14,10 @@ from pathlib import Path
 from appliance.engine.backend import Backend
 from appliance.engine.kv_folder import Stored
 from appliance.engine.kv_keeper import KVKeeper
+from appliance.engine.kv_messages import WarmTierCounts
 from appliance.engine.kv_worker import Fetched
 from appliance.engine.lane import Lane
-from appliance.engine.messages import Submit, WarmTierCounts
+from appliance.engine.messages import Submit
 from appliance.engine.slots import MIN_SAVED_TOKENS
 
 # Nobody waits longer for a disk: then the prompt is computed.

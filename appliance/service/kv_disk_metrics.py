@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from appliance.engine.messages import Load, WarmTierCounts
+from appliance.engine.kv_messages import WarmTierCounts
+from appliance.engine.messages import Load
 
 _COUNTERS: tuple[tuple[str, str, Callable[[WarmTierCounts], float]], ...] = (
     ("saved", "Computed prefixes that were written to the disk.", lambda now: now.n_saved),

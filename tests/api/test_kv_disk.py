@@ -10,7 +10,8 @@ import pytest
 
 from appliance.cli.engine import spawner
 from appliance.engine.kv_folder import usage
-from appliance.engine.messages import EngineConfig, WarmTierConfig
+from appliance.engine.kv_messages import WarmTierConfig
+from appliance.engine.messages import EngineConfig
 from appliance.errors import ConfigError
 from appliance.settings import Settings
 from tests.api.admin import get

@@ -12,7 +12,7 @@ import pytest
 
 from appliance.engine import kv_folder
 from appliance.engine.kv_keeper import OFF_S
-from appliance.engine.messages import WarmTierCounts
+from appliance.engine.kv_messages import WarmTierCounts
 from appliance.engine.warm_tier import BUSY_INTERVAL_STEPS
 from tests.factories import submit
 from tests.fake_backend import STATE_MAGIC

@@ -10,7 +10,15 @@ import msgspec
 import pytest
 
 from appliance.engine.client import EngineClient
-from appliance.engine.messages import EngineConfig, Failed, Finished, Piece, PromptPart, Submit, WarmTierConfig
+from appliance.engine.kv_messages import WarmTierConfig
+from appliance.engine.messages import (
+    EngineConfig,
+    Failed,
+    Finished,
+    Piece,
+    PromptPart,
+    Submit,
+)
 from appliance.engine.params import SamplingParams
 from appliance.models.store import StoredModel
 from tests.machine_room import until
