@@ -22,6 +22,7 @@ from appliance.engine.embedding import Embedder, EmbeddingCore
 from appliance.engine.kv_file import KVKey
 from appliance.engine.kv_folder import KVFolder
 from appliance.engine.kv_keeper import KVKeeper
+from appliance.engine.kv_messages import WarmTierCounts
 from appliance.engine.messages import (
     Abort,
     Command,
@@ -192,6 +193,7 @@ class Outbox:
         self._interval_s = interval_s
         self._now = now
         self._sent_at = -math.inf
+        self._told: WarmTierCounts | None = None
         self._events: list[Event] = []
 
     def put(self, events: list[Event]) -> None:
@@ -203,9 +205,15 @@ class Outbox:
             self._send_all(core, self._now())
 
     def flush_due(self, core: Core) -> None:
-        """Sends what there is unless it may wait for the next step; without events, that there was a step."""
+        """Sends what there is unless it may wait for the next step.
+
+        Without events, that there was a step, or what was done on the disk while there was none.
+        """
         if not self._events:
-            if not core.is_idle and (now := self._now()) - self._sent_at >= SIGN_OF_LIFE_S:
+            if core.is_idle:
+                if core.load.warm_tier is not self._told:
+                    self._send_all(core, self._now())
+            elif (now := self._now()) - self._sent_at >= SIGN_OF_LIFE_S:
                 self._send_all(core, now)
         elif not (core.only_decodes and all(type(event) is Piece for event in self._events)) or self._is_due():
             self._send_all(core, self._now())
@@ -215,7 +223,9 @@ class Outbox:
 
     def _send_all(self, core: Core, now: float) -> None:
         self._sent_at = now
-        self._send(Events(tuple(self._events), core.load))
+        load = core.load
+        self._told = load.warm_tier
+        self._send(Events(tuple(self._events), load))
         self._events = []
 
 

@@ -13,6 +13,8 @@ import pytest
 from appliance.engine import kv_folder
 from appliance.engine.kv_keeper import OFF_S
 from appliance.engine.kv_messages import WarmTierCounts
+from appliance.engine.messages import Events
+from appliance.engine.runner import Outbox
 from appliance.engine.warm_tier import BUSY_INTERVAL_STEPS
 from tests.factories import submit
 from tests.fake_backend import STATE_MAGIC
@@ -176,3 +178,16 @@ def test_what_is_too_large_for_the_limit_is_not_copied(tmp_path: Path) -> None:
 def test_a_copy_holds_what_its_slot_held(tmp_path: Path, saved: Path) -> None:
     (stored,) = Engine(saved).folder.scan(lambda path, error: None)
     assert bytes(Engine(saved).folder.read(stored)) == STATE_MAGIC + (LONG + "bc").encode()
+
+
+def test_what_an_idle_engine_has_saved_is_told_at_once(tmp_path: Path) -> None:
+    engine = Engine(tmp_path)
+    sent: list[Events] = []
+    outbox = Outbox(sent.append, 0.01)
+    engine.run(submit(LONG, max_tokens=1))
+    outbox.flush_due(engine.core)
+    engine.rest()
+    for _ in range(3):
+        outbox.flush_due(engine.core)
+    told = [report.load.warm_tier.n_saved for report in sent if report.load.warm_tier is not None]
+    assert told == [0, 1]
