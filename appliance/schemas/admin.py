@@ -220,8 +220,8 @@ class AdapterInfo(BaseModel):
 class Version(BaseModel):
     """A version in models.lock. ``problem`` says why it can't be served; ``status`` is there once it was asked for.
 
-    ``state`` is the status's, before that stored, or absent for one that can't be served. ``is_previous``: going back
-    makes it current.
+    ``state`` is the status's, before that stored, or absent for one that can't be served. ``kind`` is text, embedding
+    or rerank; None: it can't be told without the file. ``is_previous``: going back makes it current.
     """
 
     name: str
@@ -242,6 +242,11 @@ class Version(BaseModel):
     problem: str | None
     status: ModelStatus | None
     adapters: list[AdapterInfo] = []
+    kind: str | None = None
+
+    @property
+    def may_write_text(self) -> bool:
+        return self.kind in (None, "text")
 
 
 class ModelList(BaseModel):

@@ -158,6 +158,7 @@ def _version(listed: Listed, supervisor: Supervisor, default: str | None) -> Ver
         problem=listed.problem,
         status=model_status(host, default) if host is not None else None,
         adapters=_adapters(version, served) if served is not None else [],
+        kind=served.stored.record.header.kind if served is not None else None,
     )
 
 

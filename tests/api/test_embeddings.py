@@ -146,6 +146,8 @@ async def test_models_say_what_they_are_for(gateway: Gateway) -> None:
         "writer": "text",
         "ranker": "rerank",
     }
+    listed = (await gateway.http.get("/admin/models", headers=gateway.admin)).json()["models"]
+    assert [entry["kind"] for entry in listed] == ["embedding", "text", "rerank"]
 
 
 async def test_tokens_are_those_that_would_be_embedded(gateway: Gateway) -> None:

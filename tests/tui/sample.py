@@ -174,6 +174,8 @@ def plan(**fields: Any) -> ModelPlan:
             "n_cpu_moe": 0,
             "tensor_split": [],
             "n_outputs_max": 37,
+            "n_contexts": 1,
+            "adapter_bytes": 0,
         },
         "reasons": ["n_ctx=8192: more does not fit beside its weights"],
         "devices": [device_plan(device="RAM", layers=33)],

@@ -128,6 +128,12 @@ def test_a_model_s_adapters_can_be_chosen_beside_it() -> None:
     }
 
 
+def test_a_model_that_writes_no_text_is_not_there_to_chat_with() -> None:
+    embedding = sample.version(name="vectors", is_current=True, kind="embedding")
+    known = replace(snapshot(), models=ModelList(models=[sample.version(is_current=True), embedding]))
+    assert [model.name for model in models(known)] == ["small"]
+
+
 def test_what_is_not_known_of_a_model_is_not_made_up() -> None:
     found = model_asked(snapshot(), "other")
     assert found is not None

@@ -66,6 +66,12 @@ async def test_the_details_are_those_of_the_row_with_the_cursor(server: Recorded
         await sees(pilot, LARGE, "Slow and good", "8.0 billion parameters")
 
 
+async def test_a_model_that_embeds_says_so(server: RecordedServer) -> None:
+    list_models(server, sample.version(kind="embedding"))
+    async with at(server) as pilot:
+        await sees(pilot, "embedding model, Q4_0")
+
+
 async def test_what_a_name_says_is_neither_markup_nor_obeyed_by_the_terminal(server: RecordedServer) -> None:
     list_models(server, sample.version(name="[red]x\x1b[2J\ny", description="[bold]\x1b]0;title\x07"))
     async with at(server) as pilot:

@@ -24,11 +24,12 @@ class ModelInfo:
 
 
 def models(snapshot: Snapshot) -> list[ModelInfo]:
-    """The current version of each, followed by itself with its adapters."""
-    found = []
+    """The current version of each that writes text, followed by itself with its adapters."""
+    found: list[ModelInfo] = []
     for version in _current(snapshot):
-        info = _info(version, _status(snapshot, version))
-        found += [info, *(_with_adapter(info, adapter) for adapter in version.adapters)]
+        if version.may_write_text:
+            info = _info(version, _status(snapshot, version))
+            found += [info, *(_with_adapter(info, adapter) for adapter in version.adapters)]
     return found
 
 

@@ -43,6 +43,8 @@ def role(version: Version) -> str:
 
 def _nature(version: Version) -> str:
     parts = [version.quantization]
+    if not version.may_write_text:
+        parts.insert(0, f"{version.kind} model")
     if version.size_bytes is not None:
         parts.append(size_text(version.size_bytes))
     if version.n_params is not None:
