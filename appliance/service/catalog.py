@@ -35,8 +35,8 @@ Stamps = tuple[tuple[int, int, int] | None, ...]
 
 # What a model does that was asked for something else.
 _PURPOSES = {
-    TEXT: "writes text and embeds none; ask it at /v1/chat/completions, and a model of the kind embedding here "
-    "(GET /v1/models tells)",
+    TEXT: "writes text and embeds none; ask it at /v1/chat/completions, or name a model here whose kind is embedding "
+    "(/v1/models tells)",
     EMBEDDING: "embeds texts and writes none; send them to /v1/embeddings",
     RERANK: "rates texts for a question, which this release doesn't serve; it neither writes nor embeds any",
 }

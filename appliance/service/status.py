@@ -110,7 +110,7 @@ def _engine(host: ModelHost) -> EngineStatus | None:
         slots=info.n_seq_max if info else None,
         running=load.n_running if load else 0,
         waiting=load.n_waiting if load else 0,
-        kv_cache=_kv_cache(load) if load else None,
+        kv_cache=_kv_cache(load) if load and not host.spec.wanted.is_embedding else None,
         work=_work(load) if load else None,
         memory={device: DeviceMemory(**msgspec.structs.asdict(use)) for device, use in host.memory.items()},
         reasons=list(fit.reasons),

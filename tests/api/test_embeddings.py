@@ -150,6 +150,13 @@ async def test_models_say_what_they_are_for(gateway: Gateway) -> None:
     assert [entry["kind"] for entry in listed] == ["embedding", "text", "rerank"]
 
 
+async def test_the_status_shows_no_kv_cache_where_there_is_none(gateway: Gateway, text: str) -> None:
+    await embed(gateway, text)
+    (status,) = (await gateway.http.get("/admin/status", headers=gateway.admin)).json()["models"]
+    assert (status["state"], status["engine"]["kv_cache"]) == ("ready", None)
+    assert status["engine"]["work"]["prompt_tokens_computed"] > 0
+
+
 async def test_tokens_are_those_that_would_be_embedded(gateway: Gateway) -> None:
     body = (await gateway.http.post("/v1/tokenize", json={"model": "embedder", "prompt": "ab"})).json()
     assert (body["tokens"], body["max_model_len"]) == ([BEGIN, 97, 98, END], 32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import appliance
-from appliance.cache.key import VERSION, ModelIdentity, answer_key, is_deterministic
+from appliance.cache.key import VERSION, ModelIdentity, answer_key, embedding_key, is_deterministic
 from appliance.engine.messages import PromptPart, Submit
 from appliance.engine.params import SamplingParams
 
@@ -66,3 +66,16 @@ def test_every_release_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     before = answer_key(IDENTITY, SUBMIT)
     monkeypatch.setattr(appliance, "__version__", "99.0")
     assert answer_key(IDENTITY, SUBMIT) != before
+
+
+def test_a_text_that_is_embedded_has_a_key_of_its_own_by_model_scope_and_form() -> None:
+    other = ModelIdentity("2" * 64, "1" * 64, "build", "f16", "f16")
+    keys = [
+        embedding_key(IDENTITY, "a", "hé"),
+        embedding_key(IDENTITY, "a", "he"),
+        embedding_key(IDENTITY, "a", (104, 233)),
+        embedding_key(IDENTITY, "b", "hé"),
+        embedding_key(other, "a", "hé"),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert embedding_key(IDENTITY, "a", "hé") == keys[0]
