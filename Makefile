@@ -11,6 +11,9 @@ RUNTIME := $(VENV)/.runtime-$(WHEEL)
 DEV     := $(VENV)/.dev-$(WHEEL)
 BENCH   := $(VENV)/.bench-$(WHEEL)
 CONVERT := $(VENV)-convert/.converter
+# Tests without a model take one core each; those with one have the machine for themselves.
+FAST    := -m "not model" -n auto --maxprocesses 4 --dist loadfile
+REPORTS := build/tests
 
 .DEFAULT_GOAL := help
 .PHONY: help run venv convert test torture lint check format lock clean bench bench-full image test-image bundle
@@ -28,7 +31,9 @@ convert: $(CONVERT) ## Install the converter for `appliance models build` into .
 
 test: $(DEV) $(CONVERT) ## Run all tests, with the real model
 	@$(BIN)/appliance models fetch
-	$(BIN)/pytest
+	$(BIN)/pytest $(FAST) --junit-xml $(REPORTS)/fast.xml
+	$(BIN)/pytest -m model --junit-xml $(REPORTS)/model.xml
+	@$(BIN)/python scripts/count_tests.py $(REPORTS)/fast.xml $(REPORTS)/model.xml
 
 torture: $(DEV) $(CONVERT) ## Kill each stage of a model's build, and who writes the response cache, at random moments
 	@$(BIN)/appliance models fetch
@@ -42,7 +47,7 @@ lint: $(DEV) ## Format, lint, types and import contracts
 	$(BIN)/lint-imports
 
 check: lint ## The same, and the tests that need no model
-	$(BIN)/pytest -m "not model"
+	$(BIN)/pytest $(FAST)
 
 format: $(DEV) ## Bring the code into shape
 	$(BIN)/ruff check --fix
