@@ -15,7 +15,7 @@ def main() -> None:
     counts = {"failed": n_failed, "passed": n_tests - n_failed - n_errors - n_skipped}
     counts |= {"skipped": n_skipped, "errors": n_errors}
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    print(f"===== {told} in {seconds:.2f}s =====")
+    sys.stdout.write(f"===== {told} in {seconds:.2f}s =====\n")
 
 
 if __name__ == "__main__":
