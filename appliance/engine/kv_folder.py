@@ -48,14 +48,14 @@ class KVFolder:
         # What all files take together, as it was seen last. May be read on another thread.
         self.used_bytes = 0
         self.key = key
-        self._root = root
+        self.root = root
         self._folder = root / key.folder
         self._min_free_bytes = min_free_bytes
 
     def scan(self, on_rejected: Callable[[Path, Rejected], None]) -> Iterator[Stored]:
         """What is there of this model; whatever can't be used is removed, and told."""
-        _remove_left_parts(self._root)
-        self.used_bytes = usage(self._root).n_bytes
+        _remove_left_parts(self.root)
+        self.used_bytes = usage(self.root).n_bytes
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             try:
                 header = read_header(path, self.key)
@@ -85,13 +85,13 @@ class KVFolder:
         header = Header(self.key, prefix, len(payload))
         path = self._folder / prefix.file_name
         part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
-        for folder in (self._root, self._folder):
+        for folder in (self.root, self._folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             # Not flushed to the disk: what a power cut leaves of it is found out when it is read.
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)  # it is being written: nobody takes it for one that was left behind
-                with exclusive(self._root):  # two that make room at once could each count on the other's
+                with exclusive(self.root):  # two that make room at once could each count on the other's
                     self._make_room(header.file_bytes, keep=part)
                     os.posix_fallocate(file.fileno(), 0, header.file_bytes)
                 write(file, header, payload, between)
@@ -119,7 +119,7 @@ class KVFolder:
         """Removes files until there is room for one more. Raises OSError if there can't be."""
         if n_bytes > self.max_bytes:
             raise OSError(errno.EFBIG, f"{n_bytes} bytes are more than kv_disk_limit allows for all files together")
-        found = sorted(_files(self._root), key=lambda entry: entry[1].st_mtime_ns)
+        found = sorted(_files(self.root), key=lambda entry: entry[1].st_mtime_ns)
         n_used = sum(status.st_size for path, status in found if path != keep)
         for path, status in found:
             if n_used + n_bytes <= self.max_bytes:
@@ -129,7 +129,7 @@ class KVFolder:
                 n_used -= status.st_size
         if n_used + n_bytes > self.max_bytes:
             raise OSError(errno.ENOSPC, "what others are writing fills kv_disk_limit")
-        disk = os.statvfs(self._root)
+        disk = os.statvfs(self.root)
         if disk.f_bavail * disk.f_frsize < n_bytes + self._min_free_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.used_bytes = n_used

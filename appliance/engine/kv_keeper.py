@@ -115,7 +115,8 @@ class KVKeeper:
                     self._is_saving = False
                     self._n_unsaved += 1
                     self._off_until = self._now() + OFF_S
-                    log.warning(logs.event("kv_not_saved", reason=error.strerror or error, paused_s=OFF_S))
+                    reason = error.strerror or error
+                    log.warning(logs.event("kv_not_saved", folder=self._folder.root, reason=reason, paused_s=OFF_S))
             self._count()
         return fetched
 
@@ -162,7 +163,6 @@ class KVKeeper:
         return self._worker.stop(timeout_s)
 
     def _add(self, stored: Stored) -> None:
-        self._drop(stored.path)  # the same one, written again
         number = self._numbers[stored.path] = self._next_number
         self._next_number += 1
         self._stored[number] = stored
