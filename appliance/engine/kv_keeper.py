@@ -115,8 +115,8 @@ class KVKeeper:
                     self._is_saving = False
                     self._n_unsaved += 1
                     self._off_until = self._now() + OFF_S
-                    reason = error.strerror or error
-                    log.warning(logs.event("kv_not_saved", folder=self._folder.root, reason=reason, paused_s=OFF_S))
+                    why = error.strerror or error
+                    log.warning(logs.event("kv_not_saved", folder=self._folder.root, reason=why, paused_s=OFF_S))
             self._count()
         return fetched
 

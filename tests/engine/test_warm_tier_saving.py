@@ -135,7 +135,7 @@ def test_while_it_computes_only_what_was_used_twice_is_saved(tmp_path: Path) -> 
 
 
 def test_while_it_computes_few_steps_are_longer_for_it(tmp_path: Path) -> None:
-    engine = Engine(tmp_path)
+    engine = Engine(tmp_path, n_seq_max=20)
     for digit in "123456":
         engine.run(submit(digit * 300, max_tokens=1))
         engine.run(submit(digit * 300, max_tokens=1))
