@@ -17,7 +17,17 @@ from bench.workloads.vocabulary import Vocabulary
 from bench.workloads.warm_tier import WarmTier
 
 # A quick run leaves them out, for they take minutes, unless they are asked for.
-NOT_QUICK = frozenset({DISTINCT_CONTEXTS.name, Fairness.name, ResponseCache.name})
+NOT_QUICK = frozenset(
+    {
+        DISTINCT_CONTEXTS.name,
+        SPECULATION.name,
+        WarmTier.name,
+        Fairness.name,
+        Adapters.name,
+        Embeddings.name,
+        ResponseCache.name,
+    }
+)
 
 
 def all_workloads(*, is_quick: bool) -> tuple[Workload, ...]:
