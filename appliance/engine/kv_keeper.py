@@ -50,6 +50,7 @@ class KVKeeper:
         self._numbers: dict[Path, int] = {}  # which stand for slots in the tree
         self._next_number = 0
         self._under_way: set[Path] = set()
+        self._read_s_per_byte = 0.0
         self._buffer: memoryview | None = None
         self._is_saving = False
         self._off_until = 0.0
@@ -83,6 +84,14 @@ class KVKeeper:
         n_tokens, number = match(_place(adapter, scope), tokens, exact=False)
         return None if number is None else (n_tokens, self._stored[number])
 
+    def read_s(self, stored: Stored) -> float:
+        """How long it takes to read a file, as far as can be said from the latest one."""
+        return self._read_s_per_byte * stored.header.n_bytes
+
+    def pass_over(self) -> None:
+        """Reading takes too long: it is tried again after some more of these."""
+        self._read_s_per_byte *= 0.9
+
     def fetch(self, stored: Stored) -> None:
         """Has a file read; :meth:`collect` gives it, once for all who have asked."""
         if stored.path not in self._under_way:
@@ -94,8 +103,10 @@ class KVKeeper:
         fetched: list[Fetched] = []
         for result in self._worker.results():
             match result:
-                case Fetched(stored):
+                case Fetched(stored, payload, took_s):
                     self._under_way.discard(stored.path)
+                    if payload is not None:
+                        self._read_s_per_byte = took_s / len(payload)
                     fetched.append(result)
                 case Found(stored):
                     self._add(stored)

@@ -7,14 +7,17 @@ import ctypes
 import errno
 import logging
 import mmap
+import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.engine.kv_file import CHUNK_BYTES, Prefix, Reason, Rejected
 from appliance.engine.kv_folder import KVFolder, Stored
+from appliance.hardware.ram import read_ram
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +67,11 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """``payload`` None: the file could not be used."""
+    """``payload`` None: the file could not be used. ``took_s``: how long it took to read it."""
 
     stored: Stored
     payload: memoryview | None
+    took_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +180,14 @@ class KVWorker:
             self._read(self._reads.get())
 
     def _read(self, stored: Stored) -> None:
+        begun_at = time.monotonic()
         try:
-            self._put(Fetched(stored, self._folder.read(stored)))
+            if not _has_room(stored.header.n_bytes):
+                raise Rejected("unread", "there is no memory for it")
+            payload = self._folder.read(stored)
+            self._put(Fetched(stored, payload, time.monotonic() - begun_at))
         except Rejected as error:
-            self._put(Dropped(stored.path, error.reason), Fetched(stored, None))
+            self._put(Dropped(stored.path, error.reason), Fetched(stored, None, 0.0))
 
     def _give_way(self) -> None:
         """Between two pieces of what is written. Raises OSError if it isn't wanted any more."""
@@ -191,9 +199,17 @@ class KVWorker:
                 self._read(self._reads.get(timeout=PAUSE_S))
 
     def _allocate(self, n_bytes: int) -> memoryview:
+        """Raises OSError if there is no memory for it."""
+        if not _has_room(n_bytes):
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         buffer = memoryview(mmap.mmap(-1, n_bytes))
         address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
         for start in range(0, n_bytes, CHUNK_BYTES):
             ctypes.memset(address + start, 0, min(CHUNK_BYTES, n_bytes - start))
             self._give_way()
         return buffer
+
+
+def _has_room(n_bytes: int) -> bool:
+    """Whether half of the memory that is free is enough: the ledger of models doesn't know of it."""
+    return 2 * n_bytes <= read_ram().room_bytes

@@ -24,18 +24,18 @@ class _Rate:
     """Seconds a prompt token, smoothed over the latest steps."""
 
     def __init__(self) -> None:
-        self._s_per_token: float | None = None
+        self.s_per_token: float | None = None
 
     def observe(self, n_tokens: int, step_s: float) -> None:
         measured = step_s / n_tokens
-        before = measured if self._s_per_token is None else self._s_per_token
-        self._s_per_token = before + _SMOOTHING * (measured - before)
+        before = measured if self.s_per_token is None else self.s_per_token
+        self.s_per_token = before + _SMOOTHING * (measured - before)
 
     def chunk(self, step_s: float, n_batch: int) -> int:
         """The longest chunk that is computed within ``step_s``."""
-        if self._s_per_token is None:
+        if self.s_per_token is None:
             return min(MIN_CHUNK, n_batch)
-        n_tokens = int(step_s / max(self._s_per_token, 1e-9))
+        n_tokens = int(step_s / max(self.s_per_token, 1e-9))
         return max(min(MIN_CHUNK, n_batch), min(n_tokens, n_batch))
 
 
@@ -77,6 +77,11 @@ class Pace:
         self._beside_decode = _Rate()
         self._alone = _Rate()
         self._decode = DecodeCost()
+
+    @property
+    def prompt_token_s(self) -> float | None:
+        """How long a prompt's token takes where nothing streams; None: that isn't known yet."""
+        return self._alone.s_per_token
 
     def observe(self, *, n_prompt: int, n_decoding: int, step_s: float) -> None:
         """A step with ``n_prompt`` tokens of prompts, and as many decoded ones, took ``step_s``."""

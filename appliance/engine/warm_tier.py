@@ -84,6 +84,10 @@ class WarmTier:
         if found is None or not self._is_wanted(lane, scope, tokens[:-1], found[0]):
             return None
         n_tokens, stored = found
+        token_s = lane.pace.prompt_token_s
+        if token_s and self._keeper.read_s(stored) > token_s * n_tokens:  # a fast GPU, a slow disk
+            self._keeper.pass_over()
+            return None
         self._keeper.fetch(stored)
         return Wait(lane, stored, n_tokens, self._now() + READ_WAIT_S)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from appliance.engine import kv_worker
 from appliance.engine.kv_file import KVKey
 from appliance.engine.kv_folder import Stored
 from appliance.engine.messages import Accepted, Failed, Finished
@@ -178,6 +179,35 @@ def test_without_room_beside_those_that_run_it_is_computed(saved: Path) -> None:
     assert text(engine.run(), "r") == "bc"
     assert engine.counts.n_restored == 0
     assert not engine.counts.rejected
+
+
+@pytest.mark.parametrize(("read_s_per_byte", "wanted"), [(0.1, 0), (0.001, 400)])
+def test_a_disk_that_is_slower_than_computing_is_left_alone(saved: Path, read_s_per_byte: float, wanted: int) -> None:
+    engine = Engine(saved)
+    (lane,) = engine.core._lanes
+    lane.pace.observe(n_prompt=100, n_decoding=0, step_s=1.0)
+    engine.keeper._read_s_per_byte = read_s_per_byte
+    assert n_cached(engine.run(submit(LONG, max_tokens=1))) == [wanted]
+
+
+def test_a_disk_that_was_slow_once_is_tried_again(saved: Path) -> None:
+    engine = Engine(saved)
+    (lane,) = engine.core._lanes
+    lane.pace.observe(n_prompt=100, n_decoding=0, step_s=1.0)
+    engine.keeper._read_s_per_byte = 0.1
+    for number in range(30):
+        if not engine.core.submit(submit(LONG, request_id=str(number))):
+            return
+        engine.core.abort(str(number))
+    pytest.fail("it was never tried again")
+
+
+def test_without_memory_for_it_a_prompt_is_computed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_worker, "_has_room", lambda n_bytes: False)
+    engine = Engine(saved)
+    assert n_cached(engine.run(submit(LONG, max_tokens=1))) == [0]
+    assert engine.counts.rejected == {"unread": 1}
+    assert file_in(saved).exists()
 
 
 def test_a_disk_that_hangs_delays_one_request_and_no_other(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
