@@ -15,7 +15,7 @@ from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from appliance.chat import json_schema, last_look
-from appliance.chat.json_schema import Unenforceable
+from appliance.chat.json_schema import MAX_MERGED, Unenforceable
 from appliance.engine.grammar import LIMITS
 from appliance.errors import InvalidRequest
 from appliance.schemas.sampling import GenerationFields
@@ -24,7 +24,7 @@ from appliance.schemas.sampling import GenerationFields
 # property's name would pass for the name of another.
 JSON_STYLE: Any = {"whitespace_flexible": False, "json_allowed_escapes": 'nrbtf\\"'}
 
-# Smaller ones take no longer than a few milliseconds.
+# Smaller schemas take no longer than a few milliseconds.
 INLINE_CHARS = 1024
 # Verdicts that are kept, each of a hundred bytes.
 MAX_KNOWN = 1024
@@ -39,6 +39,10 @@ MAX_GBNF_CHARS = 8 * 1024
 _RULE_OPTIONS = re.compile(
     r'^[ \t]*[!?]?[\w-]+[ \t]*\[(?:"(?:[^"\\\n]|\\.)*"|[^\]"\n])*?\b(stop|temperature)\b', re.MULTILINE
 )
+
+
+# Texts and regular expressions of a grammar in Lark.
+_QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?:[^/\\\n]|\\.)+/')
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,9 @@ class Verdicts:
 
     def are_quick(self, forms: Sequence[Form]) -> bool:
         """Whether :meth:`check` of all of them takes no longer than a few milliseconds."""
-        unknown = (len(form.grammar) for form in forms if _hash(form.grammar) not in self._known)
-        return sum(unknown) <= INLINE_CHARS
+        unknown = [form.grammar for form in forms if _hash(form.grammar) not in self._known]
+        # A few rules of Lark may stand for millions of states.
+        return sum(map(len, unknown)) <= INLINE_CHARS and all(grammar.startswith("{") for grammar in unknown)
 
     def check(self, forms: Sequence[Form]) -> None:
         """Raises InvalidRequest, naming what can't be kept. No model is needed to tell."""
@@ -161,6 +166,8 @@ def _check_lark(grammar: str) -> None:
     """Raises Unenforceable for what llguidance would pass over, or take too long for."""
     if len(_RULE.findall(grammar)) > MAX_RULES:
         raise Unenforceable(f"at most {MAX_RULES} rules are supported")
+    if _QUOTED.sub("", grammar).count("&") > MAX_MERGED:
+        raise Unenforceable(f"at most {MAX_MERGED} & are supported")
     if (found := _RULE_OPTIONS.search(grammar)) is not None:
         raise Unenforceable(f"the rule option {found[1]} is not supported")
     for found in re.finditer(r"%json\s*", grammar):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import bisect
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -31,6 +32,8 @@ MAX_NUMBER = 1 << 53
 MAX_DIGITS = 15
 # A multiple is found by a machine with so many states.
 MAX_MULTIPLE = 10_000
+# What a text must meet at once: to find whether there is any takes sixteen times as long for two more, hours for 20.
+MAX_MERGED = 8
 # Each is compared with each.
 MAX_PATTERN_PROPERTIES = 64
 # llguidance goes into references by recursion: from some two thousand levels on it would take the process with it.
@@ -41,6 +44,7 @@ _UNENFORCED = frozenset(
     " disallow divisibleBy else extends if maxContains minContains not propertyNames then unevaluatedItems"
     " unevaluatedProperties uniqueItems x-guidance".split()
 )
+_TEXT_WORDS: tuple[Set[str], ...] = ({"pattern"}, {"format"}, {"minLength", "maxLength"})
 _MERGED = {"$ref", "anyOf", "oneOf"}
 _BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 _NUMBERS = ("const", "enum", "exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum")
@@ -75,6 +79,7 @@ def check(schema: Mapping[str, Any]) -> None:
     members = [node for node in nodes.values() if isinstance(node, dict)]
     _check_multiples(members)
     _check_bounds(members)
+    look.check_merged()
     if is_endless(nodes):
         raise Unenforceable("no JSON meets it: it holds itself and never ends")
 
@@ -90,11 +95,19 @@ def unenforceable(schema: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     return [(n, word) for path, n in nodes.items() if isinstance(n, dict) for word, _ in look.problems(path, n)]
 
 
-def unenforceable_together(nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def unenforceable_together(schema: dict[str, Any]) -> Iterator[str]:
     """The keywords that :func:`check` refuses for what they say in several of a schema's parts."""
-    for words, look in ((("multipleOf",), _check_multiples), (("exclusiveMinimum", "exclusiveMaximum"), _check_bounds)):
+    nodes: dict[str, Any] = {}
+    collect(schema, "", nodes, {})
+    members = [node for node in nodes.values() if isinstance(node, dict)]
+    look = _Look(schema, dialect_of(schema), nodes)
+    for words, check_all in (
+        (("multipleOf",), partial(_check_multiples, members)),
+        (("exclusiveMinimum", "exclusiveMaximum"), partial(_check_bounds, members)),
+        (("pattern", "format"), look.check_merged),
+    ):
         try:
-            look(nodes)
+            check_all()
         except Unenforceable:
             yield from words
 
@@ -112,7 +125,7 @@ def dialect_of(schema: Mapping[str, Any]) -> Any:
 class _Look:
     """The look at each schema in one."""
 
-    def __init__(self, root: Mapping[str, Any], dialect: Any, nodes: Mapping[str, Any]) -> None:
+    def __init__(self, root: Mapping[str, Any], dialect: Any, nodes: dict[str, Any]) -> None:
         self._dialect_name = root.get("$schema")
         self._is_2020 = dialect is jsonschema.Draft202012Validator
         self._id = "id" if dialect is jsonschema.Draft4Validator else "$id"
@@ -145,6 +158,35 @@ class _Look:
         if problem is not None:
             word, why = problem
             raise Unenforceable(f"{word}: {why}" + (f" (at #{path})" if path else ""))
+
+    def check_merged(self) -> None:
+        """Raises Unenforceable if a text must meet too many patterns at once."""
+        counts: dict[str, int] = {}
+
+        def count(path: str) -> int:
+            if path in counts:
+                return counts[path]
+            counts[path] = 0  # until it is known: a reference may lead back
+            node = self._nodes[path]
+            if not isinstance(node, dict):
+                return 0
+            n = sum(bool(words & node.keys()) for words in _TEXT_WORDS)
+            n += sum(count(f"{path}/allOf/{number}") for number in range(len(node.get("allOf", ()))))
+            for word in ("anyOf", "oneOf"):
+                n += max((count(f"{path}/{word}/{number}") for number in range(len(node.get(word, ())))), default=0)
+            if (target := self.target(node.get("$ref"))) is not None:
+                n += count(target)
+            if n > MAX_MERGED:
+                raise Unenforceable(
+                    f"pattern: more than {MAX_MERGED} patterns, formats and lengths of one text, of all that allOf and"
+                    f" $ref bring together, can't be enforced (at #{path})"
+                )
+            counts[path] = n
+            return n
+
+        # From the innermost outwards.
+        for path in reversed(self._nodes):
+            count(path)
 
     def problems(self, path: str, node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Keywords that can't be enforced, and why."""

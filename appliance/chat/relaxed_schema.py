@@ -28,7 +28,7 @@ def relaxed(schema: Mapping[str, Any]) -> dict[str, Any]:
         nodes = subschemas(copy)
         for node in nodes:
             _relax(node)
-        for word in json_schema.unenforceable_together(nodes):
+        for word in json_schema.unenforceable_together(copy):
             for node in nodes:
                 node.pop(word, None)
     except (AttributeError, TypeError, ValueError):  # what should be a number is a text, and the like

@@ -66,6 +66,7 @@ def test_what_is_left_can_be_kept(word: str) -> None:
         {"type": "integer", "multipleOf": 999983},
         {"type": "array", "prefixItems": [{"multipleOf": 9973}, {"multipleOf": 9967}]},
         {"type": "object", "patternProperties": {"^(?=a)": {}}},
+        {"type": "string", "allOf": [{"pattern": f"{number}$"} for number in range(9)]},
         {"type": "object", "properties": {"b": {}, "c": {}}, "required": ["b"], "minProperties": 2},
     ],
 )

@@ -156,6 +156,7 @@ def test_echo_with_json_is_refused() -> None:
         ({"grammar": 'start: x\nx[temperature=0.5]: "a"'}, "temperature"),
         ({"grammar": 'start: x "b"\nx[stop=""]: /.*/'}, "stop"),
         ({"grammar": 'start: x "b"\n  ?x [suffix="]\\"", temperature=1]: /.*/'}, "option temperature"),
+        ({"grammar": "start: X\nX: " + " & ".join(["/(a|b)*a(a|b){9}/"] * 10)}, "at most 8 &"),
         ({"grammar": 'start: %json {"uniqueItems":true}'}, "uniqueItems"),
         ({"grammar": 'start: %json {"x-guidance":{"lenient":true},"not":{}}'}, "not: "),
         ({"grammar": 'start: %json {"multipleOf":999983}'}, "multipleOf"),
@@ -210,6 +211,38 @@ def test_many_references_are_no_deep_ones() -> None:
     definitions = {f"d{n}": {"type": "object", "properties": {"a": {"type": "null"}}} for n in range(200)}
     properties = {f"p{n}": {"$ref": f"#/$defs/d{n}"} for n in range(200)}
     Verdicts().check([schema_form({"type": "object", "properties": properties, "$defs": definitions}, "x")])
+
+
+def many_patterns(n: int) -> list[dict[str, Any]]:
+    return [{"pattern": f"(a|b)*a(a|b){{{number + 10}}}"} for number in range(n)]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": many_patterns(20)},
+        {"allOf": [{"allOf": many_patterns(5)}, {"anyOf": [{}, {"allOf": many_patterns(5)}]}]},
+        {"$ref": "#/$defs/a", "allOf": many_patterns(5), "$defs": {"a": {"allOf": many_patterns(5)}}},
+        {"type": "array", "items": {"minLength": 1, "format": "date", "allOf": many_patterns(7)}},
+    ],
+)
+def test_many_patterns_at_once_are_refused_before_they_take_hours(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="pattern: more than 8"):
+        Verdicts().check([schema_form(schema, "x")])
+
+
+def test_many_patterns_of_many_texts_are_no_matter() -> None:
+    definitions = {f"d{n}": {"type": "string", "maxLength": 9, "pattern": f"^{n}"} for n in range(20)}
+    texts = {f"p{n}": {"allOf": [{"$ref": f"#/$defs/d{n}"}]} for n in range(20)}
+    Verdicts().check([schema_form({"type": "object", "properties": texts, "$defs": definitions}, "x")])
+    anyone = {"anyOf": [{"$ref": f"#/$defs/d{n}"} for n in range(20)], "$defs": definitions}
+    Verdicts().check([schema_form(anyone, "x")])
+
+
+def test_a_grammar_in_lark_is_never_looked_at_on_the_event_loop() -> None:
+    """A few rules may stand for millions of states."""
+    assert not Verdicts().are_quick([Form('start: "a"', "grammar")])
+    assert Verdicts().are_quick([schema_form({}, "x")])
 
 
 def test_what_was_looked_at_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
