@@ -53,6 +53,14 @@ async def test_answers_with_and_without_an_adapter_are_kept_apart(gateway: Gatew
         assert content(response) == ("bcd" if model == MODEL else "BCD")
 
 
+async def test_answers_are_purged_by_the_adapter_s_name(gateway: Gateway) -> None:
+    for model in (MODEL, LOUD):
+        await gateway.chat("6 a", model=model)
+    response = await gateway.http.post("/admin/cache/purge", json={"model": LOUD}, headers=gateway.admin)
+    assert response.json()["purged"] >= 1
+    assert [state(await gateway.chat("6 a", model=model)) for model in (MODEL, LOUD)] == [HIT, MISS]
+
+
 async def test_all_at_the_same_time_each_get_their_own(gateway: Gateway) -> None:
     models = [MODEL, LOUD, TIDY] * 4
     responses = await asyncio.gather(*(gateway.chat(f"4{n} a", model=model) for n, model in enumerate(models)))
