@@ -50,6 +50,9 @@ def _relax(node: dict[str, Any]) -> None:
         node.setdefault("anyOf", node.pop("oneOf"))
     if "pattern" in node and not _can_follow({"type": "string", "pattern": node["pattern"]}):
         del node["pattern"]
+    # To find whether a name could meet two of them takes long, and here somebody waits for it.
+    if len(node.get("patternProperties", ())) > 1:
+        _remove(node, "patternProperties")
     for words in (_COUNTS, ("patternProperties",)):
         if node.keys() & {*_COUNTS, "patternProperties"} and not _can_follow(_names_only(node)):
             for word in words:
