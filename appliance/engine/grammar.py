@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
@@ -22,11 +23,18 @@ from appliance.errors import ApplianceError, EngineFailed, InvalidRequest
 
 log = logging.getLogger(__name__)
 
-# Compiled ones that are kept: so many, and of so many characters together. Each takes about 64 bytes (measured).
+# Compiled ones that are kept: so many, and of so many bytes together.
 MAX_KEPT = 64
-MAX_KEPT_CHARS = 2 << 20
+MAX_KEPT_BYTES = 256 << 20
+# What they take, measured: for each character, and for each second that their beginning takes.
+_BYTES_PER_CHAR = 64
+_BYTES_PER_S = 200e6
 # A few hundred milliseconds at most on a slow machine; llguidance's units.
 LIMITS = LLParserLimits(initial_lexer_fuel=4_000_000, max_grammar_size=500_000)
+# Of the processor's time, for one grammar.
+MAX_COMPILE_S = 2.0
+# Grammars that wait for the thread; those of requests that were aborted are among them.
+MAX_UNDER_WAY = 256
 
 
 class Constraint:
@@ -70,6 +78,14 @@ class Constraint:
             raise EngineFailed(f"the grammar can't be followed further: {_reason(self._matcher)}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """``n_bytes``: what it takes, an estimate."""
+
+    result: LLMatcher | ApplianceError
+    n_bytes: float
+
+
 class GrammarCompiler:
     """Compiles on a thread of its own, one after the other; the latest ones are kept."""
 
@@ -78,8 +94,8 @@ class GrammarCompiler:
         self._make_tokenizer = make_tokenizer
         self._on_done = on_done
         self._wanted: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[tuple[str, LLMatcher | ApplianceError]] = queue.SimpleQueue()
-        self._compiled: OrderedDict[str, LLMatcher | ApplianceError] = OrderedDict()
+        self._done: queue.SimpleQueue[tuple[str, _Compiled]] = queue.SimpleQueue()
+        self._compiled: OrderedDict[str, _Compiled] = OrderedDict()
         self._under_way: set[str] = set()
         self._thread: threading.Thread | None = None
 
@@ -99,34 +115,36 @@ class GrammarCompiler:
     def get(self, grammar: str) -> LLMatcher | None:
         """Its compiled form; None while it is being compiled: ask again after ``on_done``.
 
-        Raises InvalidRequest if it is none, or a too complex one.
+        Raises InvalidRequest if it is none, or a too complex one; EngineFailed if too many wait to be compiled.
         """
         self._collect()
         found = self._compiled.get(grammar)
         if found is None:
             self.prepare()
             if grammar not in self._under_way:
+                if len(self._under_way) == MAX_UNDER_WAY:
+                    raise EngineFailed(f"{MAX_UNDER_WAY} grammars wait to be compiled; try again later")
                 self._under_way.add(grammar)
                 self._wanted.put(grammar)
             return None
         self._compiled.move_to_end(grammar)
-        if isinstance(found, ApplianceError):
-            raise found.with_traceback(None)  # else it grows by each time
-        return found
+        if isinstance(found.result, ApplianceError):
+            raise found.result.with_traceback(None)  # else it grows by each time
+        return found.result
 
     def _collect(self) -> None:
         while not self._done.empty():
             grammar, result = self._done.get()
             self._under_way.discard(grammar)
             self._compiled[grammar] = result
-        n_chars = sum(map(len, self._compiled))
-        while len(self._compiled) > MAX_KEPT or (n_chars > MAX_KEPT_CHARS and len(self._compiled) > 1):
-            oldest, _ = self._compiled.popitem(last=False)
-            n_chars -= len(oldest)
+        n_bytes = sum(compiled.n_bytes for compiled in self._compiled.values())
+        while len(self._compiled) > MAX_KEPT or (n_bytes > MAX_KEPT_BYTES and len(self._compiled) > 1):
+            _, oldest = self._compiled.popitem(last=False)
+            n_bytes -= oldest.n_bytes
 
     def _work(self) -> None:
         begun_at = time.monotonic()
-        compiled: Callable[[str], LLMatcher | ApplianceError]
+        compiled: Callable[[str], _Compiled]
         try:
             compiled = functools.partial(_compile, self._make_tokenizer())
         except Exception as error:  # whatever the vocabulary is: the engine serves all other requests
@@ -135,19 +153,41 @@ class GrammarCompiler:
             compiled = functools.partial(_refuse, failure)
         log.debug(logs.event("grammar_vocabulary_ready", took_s=time.monotonic() - begun_at))
         while (grammar := self._wanted.get()) is not None:
-            self._done.put((grammar, compiled(grammar)))
+            try:
+                result = compiled(grammar)
+            except Exception as error:  # else no grammar would ever be compiled again
+                log.exception("grammar_failed")
+                result = _refuse(InvalidRequest(f"the grammar can't be compiled: {error}"), grammar)
+            self._done.put((grammar, result))
             self._on_done()
 
 
-def _refuse(error: ApplianceError, grammar: str) -> ApplianceError:
-    return error
+def _refuse(error: ApplianceError, grammar: str) -> _Compiled:
+    return _Compiled(error, float(len(grammar)))
 
 
-def _compile(tokenizer: LLTokenizer, grammar: str) -> LLMatcher | ApplianceError:
+def _compile(tokenizer: LLTokenizer, grammar: str) -> _Compiled:
+    """The compiled grammar with what its beginning takes, which for some is seconds and gigabytes.
+
+    All copies have that from then on: done in a step, it would stop all others.
+    """
+    begun_at = time.thread_time()
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
+    beginning_s = 0.0
+    if not matcher.is_error():
+        parsed_at = time.thread_time()
+        beginning = matcher.deep_copy()
+        beginning.compute_bitmask()
+        beginning.consume_tokens(beginning.compute_ff_tokens())
+        beginning.compute_bitmask()
+        beginning_s = time.thread_time() - parsed_at
+        matcher = beginning if beginning.is_error() else matcher
     if matcher.is_error():
-        return InvalidRequest(f"the grammar can't be compiled: {_reason(matcher)}")
-    return matcher
+        return _refuse(InvalidRequest(f"the grammar can't be compiled: {_reason(matcher)}"), grammar)
+    if (took_s := time.thread_time() - begun_at) > MAX_COMPILE_S:
+        reason = f"the grammar took {took_s:.1f} s to compile; {MAX_COMPILE_S:g} s are allowed"
+        return _refuse(InvalidRequest(reason), grammar)
+    return _Compiled(matcher, _BYTES_PER_CHAR * len(grammar) + _BYTES_PER_S * beginning_s)
 
 
 def _reason(matcher: LLMatcher) -> str:

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from appliance.engine import grammar as grammar_module
 from appliance.engine.control_tokens import special_token
 from appliance.engine.core import EngineCore
 from appliance.engine.grammar import MAX_KEPT
@@ -167,6 +168,56 @@ def test_a_grammar_that_gets_too_complex_fails_its_request_without_a_dump_of_it(
     assert "can't be followed" in failed.message or "can't be compiled" in failed.message
     assert "<state>" not in failed.message
     assert outcome(engine.run(submit("a")))[0] == "bcde"
+
+
+def test_what_is_too_large_from_its_beginning_is_refused_before_a_step() -> None:
+    engine = Engine()
+    (failed,) = engine.run(submit("a", grammar='start: "a"{1000000}'))
+    assert isinstance(failed, Failed)
+    assert failed.code == "invalid_value"
+    assert not any(plan.chunks for plan in engine.backend.steps)
+    assert "<state>" not in failed.message
+
+
+def test_a_grammar_that_takes_too_long_is_refused_with_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.engine.grammar.MAX_COMPILE_S", 0.0)
+    (failed,) = Engine().run(submit("a", grammar='start: "x"'))
+    assert isinstance(failed, Failed)
+    assert failed.code == "invalid_value"
+    assert "0 s are allowed" in failed.message
+
+
+def test_large_grammars_make_way_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.engine.grammar.MAX_KEPT_BYTES", 100_000.0)
+    engine = Engine()
+    large = 'start: "x" | /' + "y" * 3000 + "/"
+    for grammar in (large, large.replace("y", "z"), 'start: "x"'):
+        assert engine.answer(grammar)[0] == "x"
+    assert large not in engine.core._grammars._compiled
+    assert 'start: "x"' in engine.core._grammars._compiled
+
+
+def test_whatever_goes_wrong_with_one_grammar_the_next_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = grammar_module.LLMatcher
+
+    def make(tokenizer: object, grammar: str, **options: object) -> object:
+        if "bad" in grammar:
+            raise RuntimeError("no such thing")
+        return real(tokenizer, grammar, **options)
+
+    monkeypatch.setattr(grammar_module, "LLMatcher", make)
+    engine = Engine()
+    (failed,) = engine.run(submit("a", grammar='start: "bad"'))
+    assert isinstance(failed, Failed)
+    assert "no such thing" in failed.message
+    assert engine.answer('start: "x"')[0] == "x"
+
+
+def test_more_grammars_than_may_wait_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar_module, "MAX_UNDER_WAY", 0)
+    (failed,) = Engine().run(submit("a", grammar='start: "x"'))
+    assert isinstance(failed, Failed)
+    assert "try again" in failed.message
 
 
 def test_a_request_waits_for_its_grammar_and_others_do_not_wait_for_it() -> None:
