@@ -19,7 +19,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from appliance import logs
 from appliance.engine.sequence import MAX_FORCED
-from appliance.errors import ApplianceError, EngineFailed, InvalidRequest
+from appliance.errors import ApplianceError, EngineFailed, EngineUnavailable, InvalidRequest
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class GrammarCompiler:
     def get(self, grammar: str) -> LLMatcher | None:
         """Its compiled form; None while it is being compiled: ask again after ``on_done``.
 
-        Raises InvalidRequest if it is none, or a too complex one; EngineFailed if too many wait to be compiled.
+        Raises InvalidRequest if it is none, or a too complex one; EngineUnavailable if too many wait to be compiled.
         """
         self._collect()
         found = self._compiled.get(grammar)
@@ -123,7 +123,7 @@ class GrammarCompiler:
             self.prepare()
             if grammar not in self._under_way:
                 if len(self._under_way) == MAX_UNDER_WAY:
-                    raise EngineFailed(f"{MAX_UNDER_WAY} grammars wait to be compiled; try again later")
+                    raise EngineUnavailable(f"{MAX_UNDER_WAY} grammars wait to be compiled; try again later")
                 self._under_way.add(grammar)
                 self._wanted.put(grammar)
             return None

@@ -217,6 +217,7 @@ def test_more_grammars_than_may_wait_are_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(grammar_module, "MAX_UNDER_WAY", 0)
     (failed,) = Engine().run(submit("a", grammar='start: "x"'))
     assert isinstance(failed, Failed)
+    assert failed.code == "engine_unavailable"
     assert "try again" in failed.message
 
 
