@@ -113,12 +113,24 @@ def test_a_request_that_waits_for_a_lane_can_be_aborted_and_holds_nobody_up() ->
         engine.submit(message)
     (event,) = engine.abort("B")
     assert isinstance(event, Finished)
+    assert engine.abort("a2"), "it was behind B"
+    assert engine._lanes.bound_to("A") is not None, "the lane of A is kept for somebody"
+    engine.submit(ask("A", request_id="a3"))
     events = engine.step()
     events += engine.step()
-    assert text(events, "a2"), "a2 waits for a lane that is its own"
-    assert set(ends(events + run(engine))) == {"a1", "a2"}
+    assert text(events, "a3"), "a3 waits for a lane that is its own"
+    assert set(ends(events + run(engine))) == {"a1", "a3"}
     assert fake.bound == ["", "A"]
     assert not fake.samplers
+
+
+def test_a_lane_that_was_kept_for_one_that_has_gone_takes_its_own_again() -> None:
+    engine = core(backend(n_lanes=2))
+    for message in (ask("A", request_id="a1", n_tokens=20), ask("B"), ask("A", request_id="a2")):
+        engine.submit(message)
+    engine.abort("B")
+    assert text(engine.step() + engine.step(), "a2")
+    assert set(ends(run(engine))) == {"a1", "a2"}
 
 
 def test_all_that_is_open_fails_when_the_engine_stops() -> None:
