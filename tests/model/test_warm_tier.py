@@ -33,7 +33,7 @@ COUNTED = "1, 2, 3, 4, 5, 6, 7,"
 @pytest.fixture
 def config(stored: StoredModel, tmp_path: Path) -> EngineConfig:
     warm_tier = WarmTierConfig(str(tmp_path), 1 << 30, stored.record.gguf_sha256)
-    return msgspec.structs.replace(engine_config(stored), warm_tier=warm_tier)
+    return msgspec.structs.replace(engine_config(stored, n_threads=2, n_threads_batch=2), warm_tier=warm_tier)
 
 
 async def answer(client: EngineClient, prompt: str) -> tuple[str, int]:
