@@ -133,6 +133,18 @@ def test_a_lane_that_was_kept_for_one_that_has_gone_takes_its_own_again() -> Non
     assert set(ends(run(engine))) == {"a1", "a2"}
 
 
+def test_who_has_got_a_lane_keeps_it_while_another_is_the_next_to_be_left() -> None:
+    fake = backend()
+    engine = core(fake)
+    for adapter, number, n_tokens in (("A", 1, 20), ("A", 2, 20), ("B", 1, 1), ("C", 1, 20), ("C", 2, 20), ("D", 1, 1)):
+        engine.submit(ask(adapter, request_id=f"{adapter}{number}", n_tokens=n_tokens))
+    while fake.bound[2] != "C":
+        engine.step()
+    assert engine._lanes.bound_to("C") is not None
+    assert engine._lanes.bound_to("A") is None, "D shall have the lane of A, which was used longest ago"
+    assert set(ends(run(engine))) == {"A1", "A2", "C1", "C2", "D1"}
+
+
 def test_all_that_is_open_fails_when_the_engine_stops() -> None:
     engine = core(backend(n_lanes=2))
     for message in (ask("A"), ask("B"), ask("C")):
