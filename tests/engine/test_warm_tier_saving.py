@@ -134,6 +134,16 @@ def test_while_it_computes_only_what_was_used_twice_is_saved(tmp_path: Path) -> 
     assert engine.backend.n_copied == 1
 
 
+def test_while_it_computes_on_a_gpu_nothing_is_copied(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, n_gpu_layers=10)
+    for _ in range(2):
+        engine.run(submit(LONG, max_tokens=1))
+    engine.core.submit(submit("a", max_tokens=3000, ignore_eos=True))
+    busy(engine, BUSY_INTERVAL_STEPS + 50)
+    assert not engine.keeper.is_saving
+    assert engine.backend.n_copied == 0
+
+
 def test_while_it_computes_few_steps_are_longer_for_it(tmp_path: Path) -> None:
     engine = Engine(tmp_path, n_seq_max=20)
     for digit in "123456":
