@@ -127,7 +127,7 @@ class WarmTier:
         else:
             self._idle_since = None
             if self._backend.info.n_gpu_layers:
-                return  # each run of cells in each layer is a copy of its own from there, and cells of streams alternate
+                return  # each run of cells in each layer is a copy of its own, and the cells of streams alternate
             if self._n_steps < BUSY_INTERVAL_STEPS or now - self._copied_at < BUSY_INTERVAL_S:
                 return
         if self._keeper.may_save and not self._save_next(only_reused=not is_idle, growth_ratio=GROWTH_RATIO):
