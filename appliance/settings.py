@@ -63,6 +63,10 @@ class ModelSettings(BaseModel):
         dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]],
         Field(description="How strong an adapter is, by its name; those that are left out: 1."),
     ] = {}
+    draft_model: Annotated[
+        str | None,
+        Field(min_length=1, description="A smaller model of the same vocabulary, which guesses how answers go on."),
+    ] = None
     require_gpu: bool | None = None
     ttl_s: Annotated[float | None, Field(gt=0)] = None
     pinned: Annotated[bool, Field(description="Never unloaded to make room for another.")] = False

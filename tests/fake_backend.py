@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from llguidance import LLTokenizer
 
-from appliance.engine.backend import BackendInfo, LoadCancelled, OnProgress, Sampled
+from appliance.engine.backend import BackendInfo, Drafter, LoadCancelled, OnProgress, Sampled
 from appliance.engine.grammar import Constraint
 from appliance.engine.messages import Buffer, EngineConfig, PromptPart, TokenLogprob
 from appliance.engine.params import SamplingParams
@@ -129,6 +129,7 @@ class FakeBackend:
             n_gpu_layers=n_gpu_layers,
             has_gpu=self._model.has_gpu,
         )
+        self.drafter: Drafter | None = None
         self.samplers: dict[Sequence, Constraint | None] = {}
         self.slots: dict[tuple[int, int], list[int]] = {}  # by lane and slot
         self.bound = [""] * n_lanes

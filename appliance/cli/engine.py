@@ -57,4 +57,5 @@ def engine_config(config: Settings, spec: ModelSpec, fit: Fit, *, kv_disk_bytes:
         pooling=header.pooling,
         adapters=spec.adapters,
         n_contexts=fit.run.n_contexts,
+        draft_model_path=str(spec.draft.path) if spec.draft is not None else "",
     )

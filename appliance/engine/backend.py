@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,9 +88,29 @@ class Sampled:
         return [(token, None) for token in self.forced] + [(one.token, one.logprob) for one in self.following]
 
 
+class Drafter(Protocol):
+    """A second, small model that guesses how sequences go on. It keeps what it has computed of each."""
+
+    def catch_up(self, sequences: Iterable[Sequence], n_tokens: int) -> int:
+        """Computes what it lacks of them, at most ``n_tokens``; how many that were."""
+
+    def draft(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
+        """As many guesses of each one's next tokens as are wanted, or fewer; of those that it lacks too much of, none.
+
+        Sequences without guesses are left out.
+        """
+
+    def forget(self, sequence: Sequence) -> None:
+        """Frees what it has computed of a sequence, if it has."""
+
+
 class Backend(Protocol):
     @property
     def info(self) -> BackendInfo: ...
+
+    @property
+    def drafter(self) -> Drafter | None:
+        """None: the model was loaded without a draft model."""
 
     def tokenize(self, parts: tuple[PromptPart, ...]) -> list[int]:
         """The prompt's tokens, the vocabulary's beginning-of-sequence token included where it wants one."""

@@ -77,6 +77,7 @@ class EngineCore:
             max_running=max_running,
             prefix_reuse=prefix_reuse,
             prompt_step_s=prompt_step_s,
+            now=now,
         )
         self._counts = Counts()
         self._grammars = GrammarCompiler(backend.grammar_vocabulary, on_ready)
@@ -273,7 +274,7 @@ class EngineCore:
         tokens = [result.token for result in sampled]
         wanting = [chunk.sequence for chunk in plan.chunks if chunk.wants_logits] if plan.has_drafts else []
         n_right = {sequence: len(result.following) for sequence, result in zip(wanting, sampled, strict=False)}
-        lane.scheduler.apply(plan, tokens, n_right)
+        lane.apply(plan, tokens, n_right)
 
     def _admit(self, message: Submit, tokens: list[int], matcher: LLMatcher | None) -> OpenRequest:
         request = OpenRequest(

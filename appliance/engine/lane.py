@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from appliance import logs
 from appliance.engine.backend import BackendInfo
+from appliance.engine.drafting import ModelDrafts
 from appliance.engine.pace import Pace
 from appliance.engine.scheduler import Scheduler
+from appliance.engine.sequence import Sequence
 from appliance.engine.step import StepPlan
 
 log = logging.getLogger(__name__)
@@ -17,6 +20,7 @@ class Lane:
     """Sequences of different lanes are never in one step and share no prefixes.
 
     ``number`` is the backend's number of the context; ``adapter`` is what it computes with, empty: the model alone.
+    ``drafts``: guesses of a draft model, if there is one.
     """
 
     def __init__(
@@ -28,6 +32,7 @@ class Lane:
         max_running: int,
         prefix_reuse: bool,
         prompt_step_s: float,
+        drafts: ModelDrafts | None = None,
     ) -> None:
         self.number = number
         self.adapter = ""
@@ -43,11 +48,32 @@ class Lane:
             n_outputs=info.n_outputs,
         )
         self.pace = Pace(n_batch=n_batch, step_s=prompt_step_s)
+        self._drafts = drafts
         self._n_full_in_a_row = 0
 
     def schedule(self, n_busy: int) -> StepPlan:
         """This lane's next step, where ``n_busy`` lanes have work and take turns."""
-        return self.scheduler.schedule(self.pace.limits(n_busy))
+        limits = self.pace.limits(n_busy)
+        plan = self.scheduler.schedule(limits)
+        return plan if self._drafts is None else self._drafts.extend(plan, limits)
+
+    def apply(self, plan: StepPlan, tokens: list[int], n_right: Mapping[Sequence, int]) -> None:
+        """Records what a step came to; see :meth:`Scheduler.apply`."""
+        self.scheduler.apply(plan, tokens, n_right)
+        if self._drafts is not None:
+            self._drafts.observe(n_right)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Takes a sequence out; what it computed is retained for later prompts."""
+        self.scheduler.finish(sequence)
+        if self._drafts is not None:
+            self._drafts.forget(sequence)
+
+    def discard(self, sequence: Sequence) -> None:
+        """As :meth:`finish`, but nothing of it is kept: what it computed may be wrong."""
+        self.scheduler.discard(sequence)
+        if self._drafts is not None:
+            self._drafts.forget(sequence)
 
     def step_done(self, plan: StepPlan, step_s: float) -> None:
         """``plan`` was computed and took ``step_s``."""

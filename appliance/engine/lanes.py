@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from appliance.engine.backend import Backend
+from appliance.engine.drafting import ModelDrafts
 from appliance.engine.lane import Lane
 from appliance.engine.request import OpenRequest
 from appliance.engine.sequence import Sequence
@@ -22,9 +23,19 @@ class Lanes:
     """
 
     def __init__(
-        self, backend: Backend, *, n_batch: int, max_running: int, prefix_reuse: bool, prompt_step_s: float
+        self,
+        backend: Backend,
+        *,
+        n_batch: int,
+        max_running: int,
+        prefix_reuse: bool,
+        prompt_step_s: float,
+        now: Callable[[], float],
     ) -> None:
         info = backend.info
+        drafts = None
+        if backend.drafter is not None:
+            drafts = ModelDrafts(backend.drafter, n_batch=n_batch, step_s=prompt_step_s, now=now)
         self._lanes = [
             Lane(
                 number,
@@ -33,6 +44,7 @@ class Lanes:
                 max_running=max_running,
                 prefix_reuse=prefix_reuse,
                 prompt_step_s=prompt_step_s,
+                drafts=drafts if number == 0 else None,  # which knows nothing of adapters
             )
             for number in range(info.n_lanes)
         ]
@@ -85,14 +97,14 @@ class Lanes:
     def finish(self, request: OpenRequest, sequence: Sequence) -> None:
         """Takes a sequence out; what it computed is retained for later prompts."""
         if request.lane is not None:
-            request.lane.scheduler.finish(sequence)
+            request.lane.finish(sequence)
         else:
             self._forget(request)
 
     def discard(self, request: OpenRequest, sequence: Sequence) -> None:
         """As :meth:`finish`, but nothing of it is kept: what it computed may be wrong."""
         if request.lane is not None:
-            request.lane.scheduler.discard(sequence)
+            request.lane.discard(sequence)
         else:
             self._forget(request)
 

@@ -43,14 +43,15 @@ class AdapterConfig(msgspec.Struct, frozen=True, array_like=True):
 class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     """What an engine process needs to know to start.
 
-    ``n_ctx`` 0 means min(n_ctx_train, 8192). ``type_k`` and ``type_v`` are ggml's names of the KV cache's types.
-    ``n_gpu_layers`` -1 means all; ``n_cpu_moe`` of the first layers keep their experts' tensors in RAM all the same;
-    ``tensor_split`` has each GPU's part of the layers, empty: by free memory.
-    ``tensor_types`` are ggml's names of the types of the model's tensors.
-    ``longest_token_bytes`` bounds how few tokens a text of some size can be. ``n_threads`` compute steps that only
-    decode, ``n_threads_batch`` those with prompts in them; ``poll`` is how long they look for work before they sleep.
+    ``n_ctx`` 0 means min(n_ctx_train, 8192). ``type_k`` and ``type_v`` are ggml's names of the KV cache's types,
+    ``tensor_types`` of the types of the model's tensors. ``n_gpu_layers`` -1 means all; ``n_cpu_moe`` of the first
+    layers keep their experts' tensors in RAM all the same; ``tensor_split`` has each GPU's part of the layers, empty:
+    by free memory. ``longest_token_bytes`` bounds how few tokens a text of some size can be. ``n_threads`` compute
+    steps that only decode, ``n_threads_batch`` those with prompts in them; ``poll`` is how long they look for work
+    before they sleep.
     ``prompt_step_s`` is how long a step may take that computes prompts while answers stream; ``stream_interval_s`` how
-    long text may be held back to travel with what follows it. ``speculation``: guess how answers go on.
+    long text may be held back to travel with what follows it. ``speculation``: guess how answers go on, also with the
+    small model of the same vocabulary that ``draft_model_path`` is, if it isn't empty.
     The first of ``n_contexts`` computes the model alone, each of the others one of its ``adapters`` at a time.
     ``pooling``, if not empty: the engine embeds texts instead of going on with them, and makes one vector of a text's
     so (``mean``, ``cls``, ``last``, ``rank``); ``n_ctx`` is then the longest text.
@@ -78,6 +79,7 @@ class EngineConfig(msgspec.Struct, frozen=True, tag="config"):
     adapters: tuple[AdapterConfig, ...] = ()
     n_contexts: int = 1
     pooling: str = ""
+    draft_model_path: str = ""
 
 
 class PromptPart(msgspec.Struct, frozen=True, array_like=True):

@@ -20,8 +20,8 @@ _FORGETTING = 0.98
 _PRIOR_TOKEN_COST = 1.0
 
 
-class _Rate:
-    """Seconds a prompt token, smoothed over the latest steps."""
+class Rate:
+    """Seconds a token, smoothed over the latest steps."""
 
     def __init__(self) -> None:
         self.s_per_token: float | None = None
@@ -30,6 +30,11 @@ class _Rate:
         measured = step_s / n_tokens
         before = measured if self.s_per_token is None else self.s_per_token
         self.s_per_token = before + _SMOOTHING * (measured - before)
+
+    def fade(self, part: float) -> None:
+        """Believes so much less of what was measured: it may take less by now."""
+        if self.s_per_token is not None:
+            self.s_per_token *= 1.0 - part
 
     def chunk(self, step_s: float, n_batch: int) -> int:
         """The longest chunk that is computed within ``step_s``."""
@@ -57,14 +62,36 @@ class DecodeCost:
     @property
     def token_cost(self) -> float:
         """What one more token adds to a step, in parts of what a step costs besides its tokens."""
-        spread = self._weight * self._nn - self._n * self._n
-        if spread <= 1e-3 * self._weight * self._nn:  # all of one size
+        if not self._weight:
             return _PRIOR_TOKEN_COST
-        slope = (self._weight * self._ns - self._n * self._s) / spread
-        base = (self._s - slope * self._n) / self._weight
-        if slope <= 0.0:
-            return 0.0
-        return slope / base if base > 0.0 else float("inf")
+        base_s, token_s = self._line
+        return ratio(token_s, base_s)
+
+    @property
+    def base_s(self) -> float:
+        """What a step costs besides its tokens; 0 before any was seen."""
+        return self._line[0]
+
+    @property
+    def _line(self) -> tuple[float, float]:
+        """Seconds of a step without tokens, and of each token."""
+        if not self._weight:
+            return 0.0, 0.0
+        n, s = self._n / self._weight, self._s / self._weight
+        spread = self._weight * self._nn - self._n * self._n
+        if spread > 1e-3 * self._weight * self._nn:
+            token_s = (self._weight * self._ns - self._n * self._s) / spread
+        else:  # all of one size
+            token_s = s / (n + 1 / _PRIOR_TOKEN_COST)
+        token_s = max(token_s, 0.0)
+        return max(s - n * token_s, 0.0), token_s
+
+
+def ratio(cost: float, of: float) -> float:
+    """``cost`` in parts of another one, neither being negative; nothing is no part of anything."""
+    if cost == 0.0:
+        return 0.0
+    return cost / of if of > 0.0 else float("inf")
 
 
 class Pace:
@@ -74,8 +101,8 @@ class Pace:
         """``step_s``: how long a step with prompts in it may take while answers stream."""
         self._n_batch = n_batch
         self._step_s = step_s
-        self._beside_decode = _Rate()
-        self._alone = _Rate()
+        self._beside_decode = Rate()
+        self._alone = Rate()
         self._decode = DecodeCost()
 
     @property
@@ -97,4 +124,5 @@ class Pace:
             beside_decode=self._beside_decode.chunk(beside_s, self._n_batch),
             alone=self._alone.chunk(ALONE_STEP_S if n_lanes == 1 else beside_s, self._n_batch),
             token_cost=self._decode.token_cost,
+            base_s=self._decode.base_s,
         )

@@ -5,17 +5,14 @@ Answers repeat what stands in their prompts: names, code, quotations.
 
 from __future__ import annotations
 
+from appliance.engine.acceptance import Acceptance
+
 # So many tokens must agree with earlier ones before what followed those is looked at,
 _N_GRAM = 4
 # and so many before it is computed: shorter agreements are mostly chance.
 _MIN_MATCH = 6
-# Most guesses in a row.
-MAX_DRAFT = 16
 # Of a long prompt only so much of its end is looked through.
 _MAX_INDEXED = 16_384
-# How likely a guess is taken to be right before any was seen, and how fast what is seen replaces that.
-_PRIOR = 0.8
-_SMOOTHING = 0.1
 
 
 class PromptLookup:
@@ -29,18 +26,15 @@ class PromptLookup:
         # The token that is guessed to come next is that at this index; so many before both agree.
         self._source: int | None = None
         self._n_match = 0
-        # How likely a guess is right, of those behind agreements that are long enough.
-        self._acceptance = _PRIOR
+        # Of guesses behind agreements that are long enough.
+        self._acceptance = Acceptance()
 
     def draft(self, n_most: int, least_chance: float) -> list[int]:
         """Up to ``n_most`` tokens that may come next, as long as the chance that they are right is high enough."""
         self._catch_up()
         if self._source is None or self._n_match < _MIN_MATCH:
             return []
-        chance, n_tokens = self._acceptance, 0
-        while n_tokens < min(n_most, MAX_DRAFT) and chance > least_chance:
-            n_tokens += 1
-            chance *= self._acceptance
+        n_tokens = self._acceptance.n_likely(n_most, least_chance)
         known = self._tokens[self._source : self._source + n_tokens]
         # What reaches its own beginning repeats itself: on it goes.
         return [known[index % len(known)] for index in range(n_tokens)]
@@ -82,7 +76,7 @@ class PromptLookup:
         assert self._source is not None
         is_right = self._tokens[self._source] == token
         if self._n_match >= _MIN_MATCH:
-            self._acceptance += _SMOOTHING * (is_right - self._acceptance)
+            self._acceptance.observe(is_right=is_right)
         if is_right:
             self._source += 1
             self._n_match += 1

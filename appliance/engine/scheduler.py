@@ -145,16 +145,18 @@ class Scheduler:
             n_spare -= n_forced
             chunks.append(self._chunk(sequence, n_forced + 1))
         prompts = [sequence for sequence in self._running if not sequence.is_decoding]
+        n_drafts = 0
         if limits is not None and not prompts:
             n_drafts = min(n_spare, self._n_outputs - len(chunks), self._slots.n_free_cells - self._n_reserved)
             chunks = with_drafts(chunks, n_drafts, limits.token_cost)
+            n_drafts -= sum(len(chunk.draft) for chunk in chunks)
         budget = self._prompt_budget(sum(c.n_tokens for c in chunks), limits, exact=exact) if prompts else 0
         for sequence in self._order.by_urgency(prompts):
             n_tokens = min(sequence.n_to_compute, budget)
             if n_tokens:
                 chunks.append(self._chunk(sequence, n_tokens))
                 budget -= n_tokens
-        return StepPlan(self._slots.take_operations(), tuple(chunks), exact)
+        return StepPlan(self._slots.take_operations(), tuple(chunks), exact, n_drafts)
 
     def apply(self, plan: StepPlan, sampled: list[int], n_right: Mapping[Sequence, int] = _NONE_RIGHT) -> None:
         """Records that ``plan`` was computed and which token each chunk that wanted one got, in order.

@@ -35,11 +35,11 @@ def with_drafts(chunks: Iterable[Chunk], n_most: int, token_cost: float) -> list
     return chunks
 
 
-def least_chance(n_decoding: int, token_cost: float) -> float:
+def least_chance(n_decoding: int, token_cost: float, guess_cost: float = 0.0) -> float:
     """How likely a guess must be right to pay in a step of ``n_decoding`` tokens.
 
-    ``token_cost`` is what one more token adds to a step, in parts of what a step costs besides its tokens. A guess is
-    worth its time if it gains tokens at the rate at which the step would without it.
+    ``token_cost`` is what one more token adds to a step, in parts of what a step costs besides its tokens, and
+    ``guess_cost`` what it takes to make a guess. A guess is worth its time if it gains tokens at the rate at which the
+    step would without it.
     """
-    tokens_cost = n_decoding * token_cost
-    return _MARGIN * tokens_cost / (1.0 + tokens_cost)
+    return _MARGIN * n_decoding * (token_cost + guess_cost) / (1.0 + n_decoding * token_cost)

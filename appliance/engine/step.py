@@ -12,12 +12,14 @@ from appliance.engine.slots import Operation
 class StepLimits:
     """Most prompt tokens in one step: ``beside_decode`` beside sequences that decode, and ``alone`` where none does.
 
-    ``token_cost``: what one more decoded token adds to a step, in parts of what a step costs besides its tokens.
+    ``token_cost``: what one more decoded token adds to a step, in parts of what a step costs besides its tokens, which
+    is ``base_s`` seconds, 0 before any was seen.
     """
 
     beside_decode: int
     alone: int
     token_cost: float
+    base_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,12 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Memory operations in their order, then one batch."""
+    """Memory operations in their order, then one batch. There is room for ``n_more_drafts`` further guesses."""
 
     memory: tuple[Operation, ...]
     chunks: tuple[Chunk, ...]
     exact: bool
+    n_more_drafts: int = 0
 
     @property
     def n_tokens(self) -> int:

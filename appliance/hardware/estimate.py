@@ -72,12 +72,41 @@ class RunShape(msgspec.Struct, frozen=True):
 
 
 def estimate(
-    shape: ModelShape, run: RunShape, gpus: tuple[str, ...] = (), repacks: frozenset[str] = REPACKED_TYPES
+    shape: ModelShape,
+    run: RunShape,
+    gpus: tuple[str, ...] = (),
+    repacks: frozenset[str] = REPACKED_TYPES,
+    draft: ModelShape | None = None,
 ) -> MemoryUse:
     """What each device would hold. ``gpus`` are the devices in llama.cpp's order.
 
-    ``repacks``: the types of weights that the CPU keeps a second time.
+    ``repacks``: the types of weights that the CPU keeps a second time. ``draft``: a second model in the same process,
+    which is run in the same way, but for adapters.
     """
+    found = _estimate(shape, run, gpus, repacks)
+    if draft is None:
+        return found
+    beside = _estimate(draft, msgspec.structs.replace(run, n_contexts=1, adapter_bytes=0), gpus, repacks)
+    # What the process and the driver take, they take once.
+    in_ram = PROCESS_BYTES + (GPU_PROCESS_BYTES if min(len(found), len(beside)) > 1 else 0)
+    return {
+        device: _together(found[device], beside[device], in_ram if device == RAM else GPU_CONTEXT_BYTES)
+        if device in found and device in beside
+        else (found | beside)[device]
+        for device in found | beside
+    }
+
+
+def _together(one: DeviceMemory, other: DeviceMemory, n_shared: int) -> DeviceMemory:
+    return DeviceMemory(
+        weights_bytes=one.weights_bytes + other.weights_bytes,
+        kv_bytes=one.kv_bytes + other.kv_bytes,
+        compute_bytes=one.compute_bytes + other.compute_bytes,
+        overhead_bytes=one.overhead_bytes + other.overhead_bytes - n_shared,
+    )
+
+
+def _estimate(shape: ModelShape, run: RunShape, gpus: tuple[str, ...], repacks: frozenset[str]) -> MemoryUse:
     places = placement(len(shape.layers), run, len(gpus))
     in_ram = DeviceMemory(
         weights_bytes=_ram_weights(shape, run, places, repacks if _may_repack(gpus) else frozenset()),

@@ -21,6 +21,10 @@ def adapters(n_contexts: int) -> str:
     return f"{n_contexts} contexts of that size: the model's own, and {most} at a time beside it"
 
 
+def draft() -> str:
+    return "its draft model beside it, on the same devices and with a context of that size"
+
+
 def layers(n_on_gpus: int, n_layers: int, gpus: tuple[str, ...]) -> str:
     if n_on_gpus == 0:
         return "no layer on a GPU: not one fits"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -31,6 +32,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """What an operator chose. ``n_ctx`` and ``n_gpu_layers`` None mean automatic, -1 layers all; see ``RunShape``.
 
     With ``is_embedding``, ``n_ctx`` is the longest text, and ``n_batch`` how many tokens of several a step has.
+    ``draft`` is a second model that is run beside it in the same way.
     """
 
     n_ctx: int | None = None
@@ -44,6 +46,7 @@ class Wanted(msgspec.Struct, frozen=True):
     is_embedding: bool = False
     n_contexts: int = 1
     adapter_bytes: int = 0
+    draft: ModelShape | None = None
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -183,7 +186,7 @@ class _Fitter:
                 n_ctx //= 2
 
     def _estimate(self, run: RunShape) -> MemoryUse:
-        return estimate(self._shape, run, self._gpu_names, self._repacks)
+        return estimate(self._shape, run, self._gpu_names, self._repacks, self._wanted.draft)
 
     def _gpus_fit(self, run: RunShape) -> bool:
         return all(device == RAM for device in self._shortages(self._estimate(run)))
@@ -214,6 +217,8 @@ class _Fitter:
             reasons.append(explain.context(run.n_ctx, wanted.n_ctx_default, shape.n_ctx_train))
         if wanted.n_contexts > 1:
             reasons.append(explain.adapters(wanted.n_contexts))
+        if wanted.draft is not None:
+            reasons.append(explain.draft())
         if wanted.n_gpu_layers is None and self._gpus:
             reasons.append(explain.layers(n_on_gpus, shape.n_layers, used))
         if run.n_cpu_moe:
@@ -245,13 +250,15 @@ class _Fitter:
             if possible:
                 found.append(f"n_gpu_layers={possible[0]} (of {n_layers}) would fit")
         n_contexts = self._wanted.n_contexts
-        fewer = [number for number in range(n_contexts - 1, 0, -1) if self._with_contexts(number)._is_possible(n_ctx)]
+        fewer = [number for number in range(n_contexts - 1, 0, -1) if self._with(n_contexts=number)._is_possible(n_ctx)]
         if fewer:
             found.append(f"max_adapters={fewer[0] - 1} instead of {n_contexts - 1} would fit")
+        if self._wanted.draft is not None and self._with(draft=None)._is_possible(n_ctx):
+            found.append("without its draft_model it would fit")
         return found or ["free some, take a smaller model, or one that is quantized further"]
 
-    def _with_contexts(self, n_contexts: int) -> _Fitter:
-        wanted = msgspec.structs.replace(self._wanted, n_contexts=n_contexts)
+    def _with(self, **changes: Any) -> _Fitter:
+        wanted = msgspec.structs.replace(self._wanted, **changes)
         return _Fitter(self._shape, wanted, tuple(self._rooms.values()), self._repacks)
 
     def _is_possible(self, n_ctx: int, n_gpu_layers: int | None = None) -> bool:

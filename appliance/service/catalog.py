@@ -17,12 +17,13 @@ from appliance.engine.build import engine_build
 from appliance.engine.messages import AdapterConfig
 from appliance.errors import ApplianceError, ConfigError, InvalidRequest, ModelNotFound
 from appliance.models.gguf_header import EMBEDDING, RERANK, TEXT
-from appliance.models.lock import SHORT_SHA, Entry, HubSource, Lock, Version, read_lock
+from appliance.models.lock import SHORT_SHA, Entry, Lock, Version, read_lock
 from appliance.models.store import ModelStore, StoredModel
 from appliance.service.adapters import MAX_SHOWN_CHARS, check_scales, split_name
 from appliance.service.adapters import find as find_adapter
+from appliance.service.draft_model import check_draft_models, draft_entry, draft_model
 from appliance.service.model_spec import model_spec
-from appliance.service.versions import choose_version, current_version, meant_version
+from appliance.service.versions import choose_version, current_version, how_to_get, meant_version
 from appliance.settings import ModelSettings, Settings
 from appliance.state.current import CurrentVersions
 from appliance.state.preferences import Preferences
@@ -156,6 +157,7 @@ class Catalog:
                 known = ", ".join(entry.name for entry in self._lock.models) or "none"
                 raise ConfigError(f"models.{name}: {config.models_lock} has no such model; it has: {known}")
         check_scales(config, self._lock)
+        check_draft_models(config, self._lock)
 
     @property
     def default_name(self) -> str:
@@ -317,20 +319,18 @@ class Catalog:
         else:
             stored = current_version(entry, self._store, self._versions)
         if stored is None:
-            verb = "build" if isinstance(entry.versions[0].source, HubSource) else "fetch"
             raise ModelNotFound(
-                f"the model {entry.name} is not in {self._config.models_dir}; "
-                f"run `appliance models {verb} {entry.name}`",
-                param="model",
+                f"the model {entry.name} is not in {self._config.models_dir}; {how_to_get(entry)}", param="model"
             )
         return self._served_as(entry, stored)
 
     def _served_as(self, entry: Entry, stored: StoredModel) -> ServedModel:
         own = self._config.models.get(entry.name, ModelSettings())
         pinned = self._preferences.is_pinned(entry.name)
+        draft = draft_model(self._config, self._lock, stored, self._store, self._versions)
         return ServedModel(
             name=entry.name,
-            spec=model_spec(self._config, own, stored, is_pinned=own.pinned if pinned is None else pinned),
+            spec=model_spec(self._config, own, stored, draft, is_pinned=own.pinned if pinned is None else pinned),
             settings=own,
             aliases=(*entry.aliases, *own.aliases),
         )
@@ -365,7 +365,9 @@ class Catalog:
 
     def _file_stamps(self, entry: Entry) -> Stamps:
         roots = [root for root in (self._config.image_models_dir, self._config.models_dir) if root is not None]
-        folders = [root / entry.name / version.short for root in roots for version in entry.versions]
+        draft = draft_entry(self._config, self._lock, entry.name)
+        entries = (entry,) if draft is None else (entry, draft[0])
+        folders = [root / one.name / version.short for root in roots for one in entries for version in one.versions]
         return tuple(_stamp(path) for folder in folders for path in (folder, folder / "model.gguf"))
 
     def _stamps(self) -> Stamps:

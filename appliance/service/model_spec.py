@@ -14,8 +14,15 @@ from appliance.supervisor.spec import ModelSpec
 N_EXTRA_SLOTS = 33
 
 
-def model_spec(config: Settings, own: ModelSettings, stored: StoredModel, *, is_pinned: bool = False) -> ModelSpec:
-    """What the supervisor has to know of a model, by its own settings and those for all."""
+def model_spec(
+    config: Settings,
+    own: ModelSettings,
+    stored: StoredModel,
+    draft: StoredModel | None = None,
+    *,
+    is_pinned: bool = False,
+) -> ModelSpec:
+    """What the supervisor has to know of a model, by its own settings and those for all, and of its draft model."""
     max_running = own.max_running or config.max_running
     header = stored.record.header
     is_embedding = header.kind != TEXT
@@ -35,6 +42,7 @@ def model_spec(config: Settings, own: ModelSettings, stored: StoredModel, *, is_
             is_embedding=is_embedding,
             n_contexts=1 + min(len(adapters), max_adapters(config, own)),
             adapter_bytes=sum(adapter.n_bytes for adapter in stored.adapters) if adapters else 0,
+            draft=draft.record.shape if draft is not None else None,
         ),
         max_running=max_running,
         max_open=max_running + config.max_waiting,
@@ -42,4 +50,5 @@ def model_spec(config: Settings, own: ModelSettings, stored: StoredModel, *, is_
         require_gpu=config.require_gpu if own.require_gpu is None else own.require_gpu,
         ttl_s=config.ttl_s if own.ttl_s is None else own.ttl_s,
         adapters=adapters,
+        draft=draft,
     )

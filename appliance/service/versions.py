@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from appliance.errors import ConfigError, ModelNotFound
-from appliance.models.lock import Entry, Version
+from appliance.models.lock import Entry, HubSource, Version
 from appliance.models.store import ModelStore, StoredModel
 from appliance.state.current import CurrentVersions
 
@@ -18,6 +18,12 @@ def current_version(entry: Entry, store: ModelStore, versions: CurrentVersions) 
     """
     choice = versions.get(entry.name)
     return store.find(entry, choice.current if choice is not None else None)
+
+
+def how_to_get(entry: Entry) -> str:
+    """What to do about a model that isn't stored."""
+    verb = "build" if isinstance(entry.versions[0].source, HubSource) else "fetch"
+    return f"run `appliance models {verb} {entry.name}`"
 
 
 def meant_version(entry: Entry, wanted: str, store: ModelStore, versions: CurrentVersions) -> StoredModel:

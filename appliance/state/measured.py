@@ -30,13 +30,13 @@ class MeasuredMemory:
         self._build = build
         self._found = self._read()
 
-    def get(self, gguf_sha256: str, run: RunShape) -> MemoryUse | None:
+    def get(self, weights_sha256: str, run: RunShape) -> MemoryUse | None:
         """What a model took the last time it was run so; None: it wasn't yet."""
-        return self._found.get(self._key(gguf_sha256, run))
+        return self._found.get(self._key(weights_sha256, run))
 
-    def put(self, gguf_sha256: str, run: RunShape, memory: MemoryUse) -> None:
+    def put(self, weights_sha256: str, run: RunShape, memory: MemoryUse) -> None:
         """The oldest entry makes way when there are too many."""
-        key = self._key(gguf_sha256, run)
+        key = self._key(weights_sha256, run)
         if self._found.pop(key, None) == memory:
             self._found[key] = memory
             return
@@ -49,9 +49,9 @@ class MeasuredMemory:
         except (OSError, ConfigError) as error:
             log.warning(logs.event("measurement_not_written", path=self._path, reason=error))
 
-    def _key(self, gguf_sha256: str, run: RunShape) -> str:
+    def _key(self, weights_sha256: str, run: RunShape) -> str:
         settings = " ".join(f"{name}={value}" for name, value in msgspec.structs.asdict(run).items())
-        return f"{gguf_sha256} {settings} {self._build}"
+        return f"{weights_sha256} {settings} {self._build}"
 
     def _read(self) -> dict[str, MemoryUse]:
         try:

@@ -26,9 +26,9 @@ _MAPPED = "CPU_Mapped"
 class Measurements(Protocol):
     """What models took when they were loaded; ``appliance.state.measured`` keeps it."""
 
-    def get(self, gguf_sha256: str, run: RunShape) -> MemoryUse | None: ...
+    def get(self, weights_sha256: str, run: RunShape) -> MemoryUse | None: ...
 
-    def put(self, gguf_sha256: str, run: RunShape, memory: MemoryUse) -> None: ...
+    def put(self, weights_sha256: str, run: RunShape, memory: MemoryUse) -> None: ...
 
 
 class Planner:
@@ -82,7 +82,7 @@ class Planner:
 
     def sides(self, spec: ModelSpec, fit: Fit, gpus: tuple[str, ...]) -> tuple[MemoryUse, MemoryUse | None]:
         """What a way to run a model is estimated to take, and what was measured of it; None: it wasn't."""
-        estimated = estimate(spec.stored.record.shape, fit.run, gpus, self._repacks)
+        estimated = estimate(spec.stored.record.shape, fit.run, gpus, self._repacks, spec.wanted.draft)
         return estimated, self._measured(spec, fit)
 
     def note(self, spec: ModelSpec, fit: Fit, info: Ready) -> MemoryUse:
@@ -91,13 +91,13 @@ class Planner:
             return fit.memory
         measured = measured_memory(info, fit.memory)
         if self._measurements is not None:
-            self._measurements.put(spec.stored.record.gguf_sha256, fit.run, measured)
+            self._measurements.put(spec.weights_sha256, fit.run, measured)
         return measured
 
     def _measured(self, spec: ModelSpec, fit: Fit) -> MemoryUse | None:
         if self._measurements is None:
             return None
-        return self._measurements.get(spec.stored.record.gguf_sha256, fit.run)
+        return self._measurements.get(spec.weights_sha256, fit.run)
 
 
 def measured_memory(info: Ready, estimated: MemoryUse) -> MemoryUse:

@@ -15,7 +15,7 @@ from appliance.models.store import StoredModel
 class ModelSpec:
     """One version of a model. At most ``max_running`` sequences run at a time, and ``max_open`` requests run and wait.
 
-    ``adapters`` are those that its engine is loaded with.
+    ``adapters`` are those that its engine is loaded with, ``draft`` the model that guesses for it, if there is one.
     ``ttl_s``: after so long without a request it is unloaded; None: never.
     """
 
@@ -27,10 +27,17 @@ class ModelSpec:
     require_gpu: bool = False
     ttl_s: float | None = None
     adapters: tuple[AdapterConfig, ...] = ()
+    draft: StoredModel | None = None
 
     @property
     def key(self) -> str:
         return f"{self.stored.name}@{self.stored.record.version}"
+
+    @property
+    def weights_sha256(self) -> str:
+        """Tells which files are in memory: the model's, and its draft model's."""
+        sha256 = self.stored.record.gguf_sha256
+        return sha256 if self.draft is None else f"{sha256}+{self.draft.record.gguf_sha256}"
 
 
 # Starts an engine process for a model that is placed so.

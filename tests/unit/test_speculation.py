@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from appliance.engine.acceptance import MAX_DRAFT
 from appliance.engine.pace import DecodeCost
-from appliance.engine.prompt_lookup import MAX_DRAFT, PromptLookup
+from appliance.engine.prompt_lookup import PromptLookup
 from appliance.engine.speculation import least_chance
 
 TEXT = list(range(100, 140))

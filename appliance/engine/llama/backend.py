@@ -22,6 +22,7 @@ from appliance.engine.llama import library
 from appliance.engine.llama.adapter import Adapter
 from appliance.engine.llama.constraint import grammar_vocabulary, mask_logits
 from appliance.engine.llama.context import Context, Logits
+from appliance.engine.llama.draft_model import DraftModel
 from appliance.engine.llama.model import Model
 from appliance.engine.llama.read_ahead import read_ahead
 from appliance.engine.llama.sampler import Sampler, token_logprob
@@ -83,6 +84,21 @@ class LlamaBackend:
             self._context = self._contexts[0]
             if len(self._contexts) > 1:
                 self._reserve_for_adapters()
+            self.drafter = (
+                stack.enter_context(
+                    DraftModel(
+                        config,
+                        self._model,
+                        threads,
+                        n_ctx=self._context.n_ctx,
+                        n_slots=n_slots,
+                        on_cpu=on_cpu,
+                        on_progress=lambda ratio: on_progress(1.0),
+                    )
+                )
+                if config.draft_model_path
+                else None
+            )
             self._resources = stack.pop_all()
         self._samplers: dict[Sequence, Sampler] = {}
         self._constraints: dict[Sequence, Constraint] = {}
@@ -107,6 +123,7 @@ class LlamaBackend:
                     self._model.buffers,
                     *(adapter.buffers for adapter in self._adapters.values()),
                     *(context.buffers for context in self._contexts),
+                    self.drafter.buffers if self.drafter is not None else (),
                 )
             ),
             anonymous_bytes=anonymous_bytes(),

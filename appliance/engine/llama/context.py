@@ -136,9 +136,13 @@ class Context:
                     end = n_tokens if self._can_cut else -1  # some kinds of memory abort at any other end
                     lib.llama_memory_seq_cp(self._memory, self._ids[source], self._ids[target], 0, end)
                 case Cut(slot, n_tokens):
-                    lib.llama_memory_seq_rm(self._memory, self._ids[slot], n_tokens, -1)
+                    self.cut(slot, n_tokens)
                 case Release(slot):
                     self.release(slot)
+
+    def cut(self, slot: int, n_tokens: int) -> None:
+        """Leaves the first ``n_tokens`` tokens of a slot."""
+        lib.llama_memory_seq_rm(self._memory, self._ids[slot], n_tokens, -1)
 
     def release(self, slot: int) -> None:
         if not lib.llama_memory_seq_rm(self._memory, self._ids[slot], -1, -1):
@@ -195,22 +199,41 @@ class Context:
             numbers.append(self._ids[lone_slot])
         self._batch.fill(tokens, positions, numbers, outputs)
         try:
-            self._threads.begin_step(self.handle, has_prompts=has_prompts)
-            self._decode()
-            self._threads.end_step()
+            self._compute(has_prompts=has_prompts)
         finally:
             if lone_slot is not None:
                 self.release(lone_slot)
         return outputs
 
+    def go_on(self, parts: list[tuple[int, int, list[int]]]) -> Logits:
+        """Computes tokens of slots, given as (slot, start, tokens); the raw logits behind the last one of each part.
+
+        Valid until the next decode.
+        """
+        tokens: list[int] = []
+        positions: list[int] = []
+        numbers: list[int] = []
+        outputs: list[int] = []
+        for slot, start, part in parts:
+            tokens += part
+            positions += range(start, start + len(part))
+            numbers += [self._ids[slot]] * len(part)
+            outputs.append(len(tokens) - 1)
+        self._batch.fill(tokens, positions, numbers, outputs)
+        self._compute(has_prompts=len(tokens) > len(parts))
+        return self.logits(len(parts))
+
     def evaluate(self, tokens: list[int], start: int) -> Logits:
         """Computes tokens of sequence 0 from position ``start`` on; the raw logits of each, until the next call."""
         every = list(range(len(tokens)))
         self._batch.fill(tokens, [start + i for i in every], [0] * len(tokens), every)
-        self._threads.begin_step(self.handle, has_prompts=True)
+        self._compute(has_prompts=True)
+        return self.logits(len(tokens))
+
+    def _compute(self, *, has_prompts: bool) -> None:
+        self._threads.begin_step(self.handle, has_prompts=has_prompts)
         self._decode()
         self._threads.end_step()
-        return self.logits(len(tokens))
 
     def _decode(self) -> None:
         match lib.llama_decode(self.handle, self._batch.struct):
