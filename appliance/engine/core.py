@@ -250,7 +250,7 @@ class EngineCore:
             return self._fail_plan(plan, f"the backend refused a batch: {error}")
         ended_at = self._now()
         lane.step_done(plan, ended_at - now)
-        self._counts.saw_step(plan.n_prompt_tokens, ended_at - now)
+        self._counts.saw_step(plan.n_prompt_tokens, ended_at - now + lane.draft_s)
         self._counts.saw_sampled(plan, sampled)
         self._apply(lane, plan, sampled)
         if self._warm is not None:

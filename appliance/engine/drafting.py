@@ -42,17 +42,20 @@ class ModelDrafts:
         self._is_warm = False
         self._usual = Acceptance(smoothing=_SMOOTHING)
         self._acceptance: dict[Sequence, Acceptance] = {}
-        # The guesses that are in the step that is computed now.
+        # How long it took to extend the latest plan, and the guesses that are in the step that is computed now.
+        self.took_s = 0.0
         self._drafts: Mapping[Sequence, list[int]] = {}
 
     def extend(self, plan: StepPlan, limits: StepLimits) -> StepPlan:
         """The plan with guesses for those sequences that have none, as far as there is room and they should pay."""
-        self._drafts = {}
+        self._drafts, self.took_s = {}, 0.0
         wanted = self._wanted(plan, limits) if plan.n_more_drafts > 0 else {}
         if not wanted:
             return plan
+        begun_at = self._now()
         self._catch_up(wanted)
         self._drafts = self._draft(wanted)
+        self.took_s = self._now() - begun_at
         if not self._drafts:
             return plan
         chunks = (replace(c, draft=tuple(self._drafts.get(c.sequence, c.draft))) for c in plan.chunks)

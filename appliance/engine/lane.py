@@ -51,6 +51,11 @@ class Lane:
         self._drafts = drafts
         self._n_full_in_a_row = 0
 
+    @property
+    def draft_s(self) -> float:
+        """How long the draft model computed for the step that was planned last."""
+        return self._drafts.took_s if self._drafts is not None else 0.0
+
     def schedule(self, n_busy: int) -> StepPlan:
         """This lane's next step, where ``n_busy`` lanes have work and take turns."""
         limits = self.pace.limits(n_busy)

@@ -191,6 +191,13 @@ def test_a_draft_model_that_is_as_slow_as_the_model_is_hardly_asked() -> None:
     assert steps_and_guesses(fast, 4)[1] > 60
 
 
+def test_the_time_that_guesses_take_counts_as_the_step_s() -> None:
+    engine = Engine(FakeDrafter(prompt_s=0.001, round_s=0.001), step_s=0.01)
+    engine.run(submit("1" * 100, max_tokens=20))
+    assert engine.core.load.compute_s == pytest.approx(engine._now())
+    assert engine.core.load.longest_step_s > 0.01 + 0.05
+
+
 def test_a_cost_that_was_measured_badly_is_measured_again() -> None:
     drafter = FakeDrafter(round_s=0.02)
     engine = Engine(drafter, step_s=0.01)

@@ -59,6 +59,15 @@ def test_the_estimate_is_what_a_loaded_engine_takes(stored: StoredModel, n_ctx: 
         assert estimated.total_bytes - estimated.overhead_bytes == pytest.approx(measured, rel=TOLERANCE)
 
 
+def test_the_estimate_of_a_model_and_its_draft_model_is_what_they_take(stored: StoredModel) -> None:
+    run = msgspec.structs.replace(RUN, n_ctx=2048, n_outputs_max=RUN.n_seq_max)
+    estimated = estimate(stored.record.shape, run, draft=stored.record.shape)[RAM]
+    config = msgspec.structs.replace(engine_config(stored, 2048), draft_model_path=str(stored.path))
+    with LlamaBackend(config) as backend:
+        measured = sum(buffer.n_bytes for buffer in backend.info.buffers)
+        assert estimated.total_bytes - estimated.overhead_bytes == pytest.approx(measured, rel=TOLERANCE)
+
+
 def engine_config(stored: StoredModel, n_ctx: int) -> EngineConfig:
     return EngineConfig(
         model_path=str(stored.path),

@@ -18,7 +18,7 @@ from appliance.schemas.doctor import Finding, diagnosis
 from appliance.service.doctor.examine import examine_each
 from appliance.service.doctor.limit import TookTooLong, limited
 from appliance.service.doctor.subject import Tools
-from appliance.settings import Settings
+from appliance.settings import ModelSettings, Settings
 from tests.made_up_machine import CPU, RAM, cpu_build, examined, jobs, machine, named, store
 from tests.unit.machine_files import MEMINFO, write
 
@@ -101,6 +101,19 @@ def test_a_cgroup_that_is_too_small_for_the_default_model_is_a_failure(tmp_path:
     assert finding.status == "failed"
     assert "100 MiB of RAM may be used (a cgroup's limit; the machine has 15.3 GiB)" in finding.message
     assert named("speed", found) == []  # it would be killed
+
+
+def test_a_draft_model_is_counted_and_told_if_it_is_not_there(tmp_path: Path) -> None:
+    config = store(tmp_path, n_bytes=300 * MIB, models={"fake": ModelSettings(draft_model="fake")})
+    (with_draft,) = named("memory", examined(config))
+    (alone,) = named("memory", examined(config.model_copy(update={"models": {}})))
+    told = [int(finding.message.split("takes about ")[1].split(" MiB")[0]) for finding in (alone, with_draft)]
+    assert told[1] > told[0] + 290
+    config = config.model_copy(update={"models": {"fake": ModelSettings(draft_model="none")}})
+    stored, draft = named("default model", examined(config))
+    assert (stored.status, draft.status) == ("ok", "failed")
+    assert "models.fake.draft_model=none: the model 'none' does not exist" in draft.message
+    assert draft.remedy
 
 
 def test_memory_that_others_have_is_a_warning(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def fitted_by_limits(subject: Subject, model: StoredModel) -> Fit:
     if isinstance(subject.build, LlamaBuild):
         rooms += [Room(gpu.name, gpu.total_bytes, gpu.kind == "igpu") for gpu in subject.build.gpus]
     own = subject.config.models.get(model.name, ModelSettings())
-    return fit(model.record.shape, model_spec(subject.config, own, model).wanted, tuple(rooms))
+    draft = subject.draft if isinstance(subject.draft, StoredModel) and model == subject.default else None
+    return fit(model.record.shape, model_spec(subject.config, own, model, draft).wanted, tuple(rooms))
 
 
 def _limit(subject: Subject, ram: Ram) -> int:

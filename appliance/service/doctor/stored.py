@@ -43,6 +43,9 @@ def check_default_model(subject: Subject) -> Iterator[Finding]:
         record = subject.default.record
         message = f"{subject.default.name}@{record.version} {record.quantization} is stored"
         yield Finding(name="default model", status="ok", message=message)
+        if isinstance(subject.draft, ApplianceError):
+            remedy = "see to that, or leave draft_model out of the model's settings"
+            yield Finding(name="default model", status="failed", message=subject.draft.message, remedy=remedy)
     else:
         entry = subject.lock.entry(subject.config.model)
         if _is_unpinned(entry):

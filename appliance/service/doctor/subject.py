@@ -19,6 +19,7 @@ from appliance.models.lock import Entry, Lock, Version, read_lock
 from appliance.models.store import ModelStore, StoredModel
 from appliance.models.subprocesses import run_quick_job
 from appliance.service.doctor.limit import limited
+from appliance.service.draft_model import draft_model
 from appliance.service.machine import folders
 from appliance.settings import Settings
 from appliance.state.current import CurrentVersions
@@ -58,8 +59,8 @@ class Published:
 class Subject:
     """A part that could not be had is the error that says why.
 
-    ``default`` is the model that is served when none is named, None while it isn't stored. ``running_pid`` is the
-    appliance that holds the state folder.
+    ``default`` is the model that is served when none is named, None while it isn't stored, and ``draft`` its draft
+    model, if it has one. ``running_pid`` is the appliance that holds the state folder.
     """
 
     config: Settings
@@ -69,6 +70,7 @@ class Subject:
     lock: Lock | ApplianceError
     published: tuple[Published, ...]
     default: StoredModel | ApplianceError | None
+    draft: StoredModel | ApplianceError | None = None
     running_pid: int | None = None
 
     @property
@@ -86,10 +88,14 @@ def look_at(config: Settings, tools: Tools, *, serving: bool) -> Subject:
     store = ModelStore(config.models_dir, config.image_models_dir)
     published: tuple[Published, ...] = ()
     default: StoredModel | ApplianceError | None = None
+    draft: StoredModel | ApplianceError | None = None
     if isinstance(lock, Lock):
         pairs = [(entry, version) for entry in lock.models for version in entry.versions]
         published = tuple(_published(store, entry, version) for entry, version in pairs)
-        default = _or_error(lambda: _default(config, lock, store), HASH_LIMIT_S)
+        default = found = _or_error(lambda: _default(config, lock, store), HASH_LIMIT_S)
+        if isinstance(found, StoredModel):
+            versions = CurrentVersions(config.state_dir)
+            draft = _or_error(lambda: draft_model(config, lock, found, store, versions), HASH_LIMIT_S)
     return Subject(
         config=config,
         tools=tools,
@@ -101,6 +107,7 @@ def look_at(config: Settings, tools: Tools, *, serving: bool) -> Subject:
         lock=lock,
         published=published,
         default=default,
+        draft=draft,
         running_pid=os.getpid() if serving else _running_pid(config.state_dir),
     )
 
