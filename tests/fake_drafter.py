@@ -20,6 +20,9 @@ class FakeDrafter:
         self._prompt_s = prompt_s
         self._round_s = round_s
 
+    def n_behind(self, sequence: Sequence) -> int:
+        return len(sequence.tokens) - self.n_computed.get(sequence, 0)
+
     def catch_up(self, sequences: Iterable[Sequence], n_tokens: int) -> int:
         n_done = 0
         for sequence in sequences:

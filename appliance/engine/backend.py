@@ -91,6 +91,9 @@ class Sampled:
 class Drafter(Protocol):
     """A second, small model that guesses how sequences go on. It keeps what it has computed of each."""
 
+    def n_behind(self, sequence: Sequence) -> int:
+        """How many tokens of a sequence it has still to compute before it can guess."""
+
     def catch_up(self, sequences: Iterable[Sequence], n_tokens: int) -> int:
         """Computes what it lacks of them, at most ``n_tokens``; how many that were."""
 

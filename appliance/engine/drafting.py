@@ -79,7 +79,10 @@ class ModelDrafts:
 
     def _wanted(self, plan: StepPlan, limits: StepLimits) -> dict[Sequence, int]:
         """How many guesses each sequence should get."""
-        candidates = [chunk.sequence for chunk in plan.chunks if _may_guess(chunk)]
+        step_s = limits.base_s * (1.0 + limits.token_cost * plan.n_tokens)
+        candidates = [
+            chunk.sequence for chunk in plan.chunks if _may_guess(chunk) and self._is_worth_it(chunk.sequence, step_s)
+        ]
         if not candidates:
             return {}
         guess_cost = ratio(self._guess_rate.s_per_token or 0.0, limits.base_s)
@@ -99,6 +102,15 @@ class ModelDrafts:
         if not wanted:
             self._guess_rate.fade(_DOUBT)
         return wanted
+
+    def _is_worth_it(self, sequence: Sequence, step_s: float) -> bool:
+        """Whether its answer is so long that the draft model should compute what it lacks of it.
+
+        How long one will get is unknown. It has lasted as long as that takes: so it is as likely to last as long again.
+        """
+        return (
+            self._drafter.n_behind(sequence) * (self._prompt_rate.s_per_token or 0.0) <= sequence.n_completion * step_s
+        )
 
     def _acceptance_of(self, sequence: Sequence) -> Acceptance:
         found = self._acceptance.get(sequence)

@@ -108,11 +108,21 @@ def test_a_full_cache_has_no_room_for_guesses() -> None:
 
 
 def test_a_long_prompt_is_computed_in_parts_while_the_answer_goes_on() -> None:
-    engine = Engine(FakeDrafter(prompt_s=0.1), n_ctx=600, n_ctx_train=600, step_s=10.0)
+    engine = Engine(FakeDrafter(prompt_s=0.1), n_ctx=600, n_ctx_train=600, step_s=100.0)
     assert text(engine.run(submit("1" * 300, max_tokens=20))) == LETTERS[:20]
     # A token takes long: no more at a time than it takes to learn that.
-    assert engine.drafter.caught_up[:5] == [64, 64, 64, 64, 64 - 20 + 4]
+    assert engine.drafter.caught_up[:5] == [64, 64, 64, 64, 300 + 4 - 4 * 64]
     assert engine.n_guessed[-1] > 0
+
+
+@pytest.mark.parametrize(("max_tokens", "is_computed"), [(10, False), (20, True)])
+def test_a_long_prompt_is_computed_for_a_long_answer(*, max_tokens: int, is_computed: bool) -> None:
+    # Measured at the beginning of the first answer, a token takes a tenth of a step: all take 15 steps.
+    engine = Engine(FakeDrafter(prompt_s=0.05), n_ctx=600, n_ctx_train=600, step_s=0.5)
+    engine.run(submit("2" * 100, max_tokens=24))
+    n_computed = sum(engine.drafter.caught_up)
+    engine.run(submit("1" * 150, max_tokens=max_tokens))
+    assert (sum(engine.drafter.caught_up) > n_computed) == is_computed
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,10 @@ class DraftModel:
     def n_free_slots(self) -> int:
         return len(self._free)
 
+    def n_behind(self, sequence: Sequence) -> int:
+        held = self._held.get(sequence)
+        return len(sequence.tokens) - (held.n_cells if held is not None else 0)
+
     def catch_up(self, sequences: Iterable[Sequence], n_tokens: int) -> int:
         n_tokens = min(n_tokens, self._n_batch)
         held_of = [(sequence, held) for sequence in sequences if (held := self._hold(sequence)) is not None]
