@@ -308,7 +308,7 @@ class EngineCore:
     def _may_guess(self, message: Submit) -> bool:
         """Whether it may be guessed how its answers go on: not under a grammar, which follows what was sampled."""
         info = self._backend.info
-        is_exact = message.params.seed is None or info.exact_reuse
+        is_exact = message.params.seed is None or (info.exact_reuse and not message.adapter)
         return self._speculation and message.speculation and info.can_cut_prefix and is_exact and not message.grammar
 
     def _open_samplers(self, request: OpenRequest, matcher: LLMatcher | None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
+import msgspec
 import pytest
 
 from appliance.engine.core import EngineCore
@@ -119,3 +121,11 @@ def test_under_a_grammar_nothing_is_guessed() -> None:
 def test_a_seed_is_guessed_for_only_where_results_do_not_depend_on_steps() -> None:
     seeded = submit(PROMPT, max_tokens=9, params=SamplingParams(temperature=0, seed=1))
     assert n_steps(seeded, speculation=True) == 9  # the fake promises nothing
+    backend = FakeBackend(n_lanes=2, adapters=("x",))
+    backend.info = replace(backend.info, exact_reuse=True)
+    engine = core(backend)
+    run(engine, seeded)
+    assert engine.load.n_drafted > 0
+    n_drafted = engine.load.n_drafted
+    run(engine, msgspec.structs.replace(seeded, request_id="adapted", adapter="x"))  # which is computed in other types
+    assert engine.load.n_drafted == n_drafted
