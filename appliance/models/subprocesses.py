@@ -67,14 +67,7 @@ def run_quick_job(module: str, request: dict[str, Any], *, timeout_s: float) -> 
     Raises:
         JobFailed: with the job's own words, or with how its process ended.
     """
-    process = subprocess.Popen(
-        _job_command(module, request),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=_end_with_parent if _prctl is not None else None,
-    )
+    process = _start(_job_command(module, request), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         output, errors = process.communicate(timeout=timeout_s)
     except BaseException as error:
@@ -112,8 +105,7 @@ def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any
 
     To be called on the main thread.
     """
-    preexec = _end_with_parent if _prctl is not None else None
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=preexec, **options)
+    process = _start(command, **options)
     try:
         yield process
         process.wait()
@@ -141,7 +133,28 @@ def last_lines(log: Any, n_lines: int = 5) -> str:
     return "\n".join(lines[-n_lines:]) or "it said nothing"
 
 
-def _end_with_parent() -> None:
-    """In the new process: the kernel ends it when the thread that started it has ended."""
-    assert _prctl is not None
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _start(command: list[str], **options: Any) -> subprocess.Popen[Any]:
+    """Starts a process in a session of its own, which the kernel ends when the thread that started it has ended."""
+    # A Ctrl-C waits until it is started: Python's own hooks run around a fork, and an exception in one is ignored.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def begin() -> None:
+        """In the new process."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if _prctl is not None:
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=begin, **options
+        )
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # raises what has waited
+    except BaseException:
+        with process:
+            os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process

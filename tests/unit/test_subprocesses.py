@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -47,3 +48,19 @@ def test_a_job_that_takes_too_long_is_ended(job: Callable[[str], None]) -> None:
     job("import time; time.sleep(600)")
     with pytest.raises(JobFailed, match="longer than 0.2 s"):
         run_quick_job("x", {}, timeout_s=0.2)
+
+
+def test_a_ctrl_c_while_a_process_is_started_is_not_lost() -> None:
+    """Python ignores what is raised in the hooks that it runs around a fork."""
+    script = (
+        "import os, signal\n"
+        "from appliance.models.subprocesses import started\n"
+        "os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "try:\n"
+        "    with started(['sleep', '60']):\n"
+        "        print('lost')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('stopped')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("stopped\n", "")
