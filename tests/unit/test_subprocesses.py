@@ -57,7 +57,7 @@ def test_a_ctrl_c_while_a_process_is_started_is_not_lost() -> None:
         "from appliance.models.subprocesses import started\n"
         "os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))\n"
         "try:\n"
-        "    with started(['sleep', '60']):\n"
+        "    with started(['true']):\n"
         "        print('lost')\n"
         "except KeyboardInterrupt:\n"
         "    print('stopped')\n"
