@@ -91,9 +91,6 @@ async def _run_round(
 
 
 def _digest(done: Round) -> str:
-    """The first figure of each contestant."""
-    parts = []
-    for name, sample in done.samples.items():
-        figure, value = next(iter(sample.figures.items()))
-        parts.append(f"{name} {figure} {value:.4g}")
-    return ", ".join(parts)
+    """The first figure of each contestant that has one."""
+    firsts = {name: next(iter(sample.figures.items())) for name, sample in done.samples.items() if sample.figures}
+    return ", ".join(f"{name} {figure} {value:.4g}" for name, (figure, value) in firsts.items())

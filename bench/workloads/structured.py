@@ -124,6 +124,8 @@ async def _start(endpoint: Endpoint, prompt: str, schema: dict[str, Any] | None,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
+        # What is free and greedy soon repeats itself, which would be guessed.
+        "speculation": False,
     }
     if schema is None:
         body["ignore_eos"] = True
