@@ -24,6 +24,8 @@ async def start(endpoint: Endpoint, prompt: str, *, max_tokens: int, **fields: A
         "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},
+        # Greedy text of a small model soon repeats itself. To guess that would flatter what is measured here.
+        "speculation": False,
         **fields,
     }
     if endpoint.model is not None:
