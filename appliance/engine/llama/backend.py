@@ -23,8 +23,7 @@ from appliance.engine.llama.adapter import Adapter
 from appliance.engine.llama.constraint import grammar_vocabulary, mask_logits
 from appliance.engine.llama.context import Context, Logits
 from appliance.engine.llama.draft_model import DraftModel
-from appliance.engine.llama.model import Model
-from appliance.engine.llama.read_ahead import read_ahead
+from appliance.engine.llama.model import load_model
 from appliance.engine.llama.sampler import Sampler, token_logprob
 from appliance.engine.llama.threads import ComputeThreads
 from appliance.engine.messages import EngineConfig, PromptPart, TokenLogprob
@@ -58,15 +57,7 @@ class LlamaBackend:
         """
         library.start()
         self._n_threads = config.n_threads
-        # To read the file counts as half of it; the rest is llama.cpp's.
-        base = 0.5 if read_ahead(config.model_path, lambda ratio: on_progress(ratio / 2)) else 0.0
-        self._model = Model(
-            config.model_path,
-            n_gpu_layers=config.n_gpu_layers,
-            n_cpu_moe=config.n_cpu_moe,
-            tensor_split=config.tensor_split,
-            on_progress=lambda ratio: on_progress(base + ratio * (1 - base)),
-        )
+        self._model = load_model(config, on_progress)
         on_cpu = config.n_gpu_layers == 0 or not library.has_gpu()
         n_slots = config.max_running + N_RETAINED
         self._lone_slot = n_slots

@@ -17,8 +17,7 @@ from appliance.engine.llama.backend import DEFAULT_N_CTX, anonymous_bytes
 from appliance.engine.llama.context import Batch, cache_type
 from appliance.engine.llama.library import lib
 from appliance.engine.llama.load_log import LoadLog
-from appliance.engine.llama.model import Model
-from appliance.engine.llama.read_ahead import read_ahead
+from appliance.engine.llama.model import load_model
 from appliance.engine.llama.threads import ComputeThreads
 from appliance.engine.messages import MAX_EMBEDDED, Buffer, EngineConfig
 from appliance.errors import EngineFailed
@@ -45,14 +44,7 @@ class LlamaEmbedder:
         if config.pooling not in _POOLING:
             raise EngineFailed(f"{config.model_path} pools by {config.pooling!r}: this release has no use for that")
         library.start()
-        base = 0.5 if read_ahead(config.model_path, lambda ratio: on_progress(ratio / 2)) else 0.0
-        self._model = Model(
-            config.model_path,
-            n_gpu_layers=config.n_gpu_layers,
-            n_cpu_moe=config.n_cpu_moe,
-            tensor_split=config.tensor_split,
-            on_progress=lambda ratio: on_progress(base + ratio * (1 - base)),
-        )
+        self._model = load_model(config, on_progress)
         with ExitStack() as stack:
             stack.push(self._model)
             self._open_context(config, stack)
