@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType, PoolingType
+from gguf import GGUFReader, GGUFWriter, LlamaFileType, PoolingType
+
+from bench.probes.vocabulary_model import copy_tokenizer
 
 N_LAYER = 6
 N_EMBD = 384
@@ -32,11 +34,7 @@ def write_model(vocabulary: Path, target: Path) -> int:
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
     writer.add_pooling_type(PoolingType.MEAN)
-    for name, field in reader.fields.items():
-        if name.startswith("tokenizer."):
-            kind = field.types[0]
-            item = field.types[-1] if kind == GGUFValueType.ARRAY else None
-            writer.add_key_value(name, field.contents(), kind, sub_type=item)
+    copy_tokenizer(reader, writer)
     n_vocab = len(reader.fields["tokenizer.ggml.tokens"].contents())
     draw = np.random.default_rng(seed=1)
 

@@ -21,6 +21,15 @@ N_CTX_TRAIN = 2048
 _OUTPUT_SCALE = 0.25
 
 
+def copy_tokenizer(reader: GGUFReader, writer: GGUFWriter) -> None:
+    """The file that is written has the tokenizer of the one that is read."""
+    for name, field in reader.fields.items():
+        if name.startswith("tokenizer."):
+            kind = field.types[0]
+            item = field.types[-1] if kind == GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), kind, sub_type=item)
+
+
 def write_model(vocabulary: Path, target: Path) -> int:
     """Writes a model with one layer over the tokenizer in ``vocabulary``; returns its vocabulary's size."""
     reader = GGUFReader(vocabulary)
@@ -33,11 +42,7 @@ def write_model(vocabulary: Path, target: Path) -> int:
     writer.add_head_count_kv(N_HEAD)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(N_EMBD // N_HEAD)
-    for name, field in reader.fields.items():
-        if name.startswith("tokenizer."):
-            kind = field.types[0]
-            item = field.types[-1] if kind == GGUFValueType.ARRAY else None
-            writer.add_key_value(name, field.contents(), kind, sub_type=item)
+    copy_tokenizer(reader, writer)
     n_vocab = len(reader.fields["tokenizer.ggml.tokens"].contents())
     draw = np.random.default_rng(seed=1)
     shapes = {
